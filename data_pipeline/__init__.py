@@ -1,0 +1,1 @@
+"""Labels of face datasets turned into questions and answers."""

@@ -1,0 +1,1 @@
+"""Label spaces with canonical names; unknown is a third state everywhere."""

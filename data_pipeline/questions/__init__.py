@@ -1,0 +1,1 @@
+"""Question templates and their deterministic rendering."""

@@ -1,0 +1,1 @@
+"""Faces with exact labels from a parametric head."""

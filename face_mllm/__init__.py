@@ -1,0 +1,1 @@
+"""A multimodal LLM that sees faces."""

@@ -1,0 +1,15 @@
+"""The one error a user can mend: every verb prints it in a line and exits with code 2."""
+
+
+class UserError(Exception):
+    """Bad input, with the place and the remedy.
+
+    Args:
+        message: what is wrong, naming file and row where there is one.
+        remedy: the command or change that mends it.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message} -> {remedy}" if remedy else message)
+        self.message = message
+        self.remedy = remedy
