@@ -1,0 +1,127 @@
+"""Builds the model from its references: any Hugging Face tower, projector, any causal LLM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from face_mllm.errors import UserError
+from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model.processing import FaceProcessor, load_image_processor, load_tokenizer
+from face_mllm.model.vision import count_image_tokens, load_vision_tower
+from face_mllm.references import resolve
+
+
+@dataclass(frozen=True)
+class Bases:
+    """What a model stands on: references, fingerprints and how the tower is read.
+
+    Attributes:
+        vision, llm: references as given (hub id, folder, embedded:NAME).
+        vision_fingerprint, llm_fingerprint: of the resolved folders; empty until resolved.
+        vision_layer, vision_select, projector_hidden, system: see the stage config.
+    """
+
+    vision: str
+    llm: str
+    vision_layer: int = -1
+    vision_select: str = "full"
+    projector_hidden: int = 0
+    system: str = ""
+    vision_fingerprint: str = ""
+    llm_fingerprint: str = ""
+
+    def to_json(self) -> dict:
+        """Plain dictionary for ``stage.json``."""
+        return asdict(self)
+
+
+def compose(
+    bases: Bases, llm_dtype: torch.dtype, seed: int = 0
+) -> tuple[FaceMLLMForConditionalGeneration, FaceProcessor, Bases]:
+    """Load the parts and join them with a fresh projector.
+
+    Args:
+        bases: the references; fingerprints already set must match what is found.
+        llm_dtype: of the frozen LLM weights; the tower stays fp32, the projector too.
+        seed: of the projector's first weights.
+
+    Returns:
+        The model, its processor and the bases with fingerprints filled in.
+    """
+    vision_folder, llm_folder = resolve(bases.vision), resolve(bases.llm)
+    bases = _with_fingerprints(bases, vision_folder, llm_folder)
+    tower = load_vision_tower(vision_folder)
+    llm = _load_llm(llm_folder, llm_dtype)
+    tokenizer, image_processor = load_tokenizer(llm_folder), load_image_processor(vision_folder)
+    processor = FaceProcessor(image_processor, tokenizer, 0, bases.system)
+    processor.image_tokens = count_image_tokens(
+        tower, processor.image_size, bases.vision_layer, bases.vision_select
+    )
+    config = FaceMLLMConfig(
+        tower.config,
+        llm.config,
+        vision_layer=bases.vision_layer,
+        vision_select=bases.vision_select,
+        image_tokens=processor.image_tokens,
+        image_token_id=processor.image_token_id,
+        projector_hidden=bases.projector_hidden,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = FaceMLLMForConditionalGeneration(config, tower, llm)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.pad_id
+    return model, processor, bases
+
+
+def _load_llm(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: not a causal LLM this transformers version can load ({error})",
+            "give a Hugging Face causal LLM folder or id",
+        ) from error
+
+
+def _with_fingerprints(bases: Bases, vision_folder: Path, llm_folder: Path) -> Bases:
+    found = {
+        "vision_fingerprint": folder_fingerprint(vision_folder),
+        "llm_fingerprint": folder_fingerprint(llm_folder),
+    }
+    for key, value in found.items():
+        wanted = getattr(bases, key)
+        if wanted and wanted != value:
+            reference = bases.vision if key.startswith("vision") else bases.llm
+            raise UserError(
+                f"{reference} is not the model this artifact was trained on "
+                f"(fingerprint {value[:12]}, expected {wanted[:12]})",
+                "point the reference at the original weights",
+            )
+    return Bases(**{**bases.to_json(), **found})
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 over the architecture and, of each weight file, size, header and both ends.
+
+    Reading the ends keeps it quick for a 14 GB model and still tells two trainings apart.
+    """
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        config.pop(key, None)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()

@@ -1,0 +1,291 @@
+"""One training stage: ``face-mllm train CONFIG`` or ``accelerate launch -m face_mllm.train CONFIG``.
+
+:func:`train` is the table of contents; follow it line by line to see a sample go from disk to loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+from transformers import set_seed
+
+from data_pipeline.records import read_manifest
+from face_mllm.artifact import (
+    Artifact,
+    load_weights,
+    package_versions,
+    read_artifact,
+    save_artifact,
+)
+from face_mllm.compose import Bases, compose
+from face_mllm.config import StageConfig
+from face_mllm.configio import load_yaml_model
+from face_mllm.errors import UserError
+from face_mllm.hardware import Precision, choose_precision
+from face_mllm.model import FaceMLLMForConditionalGeneration
+from face_mllm.model.processing import FaceProcessor
+from face_mllm.rows import FaceRows, RowCollator
+from face_mllm.stages import PartRow, add_lora, apply_freeze, part_trainings
+from face_mllm.trainer import (
+    METRICS_FILE,
+    MetricsLog,
+    Progress,
+    TreeTrainer,
+    last_good_checkpoint,
+    training_arguments,
+)
+
+console = Console(stderr=True)
+
+
+class _AnyKind(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    kind: str = "mllm"
+
+
+def main(
+    config: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> Path:
+    """Run the training a config names; returns the folder written.
+
+    Args:
+        config: YAML path or shipped name; its ``kind`` chooses what is trained.
+        overrides: ``key=value`` pairs.
+        progress: called with (step, steps, text).
+    """
+    kind = load_yaml_model(config, _AnyKind).kind
+    if kind == "face_clip":
+        from face_mllm.face_clip.config import FaceClipConfig
+        from face_mllm.face_clip.train import train_face_clip
+
+        return train_face_clip(load_yaml_model(config, FaceClipConfig, overrides), progress)
+    return train(load_yaml_model(config, StageConfig, overrides), progress)
+
+
+def train(config: StageConfig, progress: Progress | None = None) -> Path:
+    """Train one stage and write its artifact; an interrupted run goes on at its last checkpoint.
+
+    Args:
+        config: the stage.
+        progress: called with (step, steps, text) after each optimiser step.
+
+    Raises:
+        UserError: on anything the user can mend, before training starts where possible.
+    """
+    check_paths(config)
+    set_seed(config.seed)
+    precision = choose_precision(config.precision)
+    console.print(f"[dim]{precision.reason}")
+    artifact, model, processor = assemble(config, precision)
+    table = apply_freeze(model, config)
+    print_table(config.stage, table)
+    rows = FaceRows(
+        config.data,
+        processor,
+        config.tasks,
+        config.max_questions_per_face,
+        config.max_tokens,
+        config.seed,
+    )
+    trainer = build_trainer(config, precision, artifact, model, processor, rows, progress)
+    trainer.train(resume_from_checkpoint=last_good_checkpoint(run_folder(config), config.resume))
+    return finish(config, trainer, artifact, processor)
+
+
+def check_paths(config: StageConfig) -> None:
+    """Refuse a run whose output exists or whose input does not, before anything is loaded."""
+    if config.out.exists() and any(config.out.iterdir()):
+        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    manifest = read_manifest(config.data)
+    if not any(config.data.glob("train-*.parquet")):
+        raise UserError(f"{config.data}: no train split", "build the dataset with one")
+    if config.init_from is not None:
+        check_held_out(config, read_artifact(config.init_from), manifest)
+
+
+def check_held_out(config: StageConfig, previous: Artifact, manifest: dict[str, Any]) -> None:
+    """A zero-shot test only stands if every stage held out the same attributes."""
+    if not previous.chain:
+        return
+    before = set(previous.chain[-1].get("held_out") or ())
+    now = set(manifest.get("holdout_attributes") or ())
+    if before - now:
+        raise UserError(
+            f"{config.data}: does not hold out {sorted(before - now)} as {config.init_from} did",
+            "build every stage's data with the same holdout_attributes",
+        )
+
+
+def assemble(
+    config: StageConfig, precision: Precision
+) -> tuple[Artifact, FaceMLLMForConditionalGeneration, FaceProcessor]:
+    """Model and processor of the stage: fresh, or the previous stage's with its settings."""
+    previous = read_artifact(config.init_from) if config.init_from else None
+    bases = stage_bases(config, previous)
+    model, processor, bases = compose(bases, precision.frozen_dtype, config.seed)
+    artifact = Artifact(bases)
+    if previous and config.init_from:
+        artifact = dataclasses.replace(previous, bases=bases)
+        load_weights(model, artifact, config.init_from)
+    trainings = part_trainings(config)
+    if trainings["llm"] == "lora" and not artifact.lora:
+        matched = add_lora(model, config.llm.lora)
+        console.print(f"[dim]LoRA r={config.llm.lora.r} on {matched} linear layers of the LLM")
+        artifact.lora = True
+    if trainings["llm"] == "full" and artifact.lora:
+        raise UserError("llm.train: full after LoRA", "keep llm.train: lora in later stages")
+    full = [part for part in trainings if trainings[part] == "full"]
+    artifact.trained = sorted({*artifact.trained, *full})
+    return artifact, model, processor
+
+
+def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
+    """Bases of the stage; says which settings are inherited and which overridden."""
+    given = {
+        "vision": absolute(config.vision.model),
+        "llm": absolute(config.llm.model),
+        "system": config.system,
+    }
+    if previous is None:
+        return Bases(
+            vision=given["vision"] or "",
+            llm=given["llm"] or "",
+            vision_layer=config.vision.layer,
+            vision_select=config.vision.select,
+            projector_hidden=config.projector.hidden,
+            system=config.system or "",
+        )
+    changes = {}
+    for key, value in given.items():
+        inherited = getattr(previous.bases, key)
+        if value is not None and value != inherited:
+            changes[key] = value
+        source = "overridden" if key in changes else "inherited"
+        console.print(f"[dim]{key}: {value if key in changes else inherited} ({source})")
+    return dataclasses.replace(previous.bases, **changes)
+
+
+def absolute(reference: str | None) -> str | None:
+    """Local folders as absolute paths, so an artifact loads from anywhere."""
+    if reference and not reference.startswith("embedded:") and Path(reference).is_dir():
+        return str(Path(reference).resolve())
+    return reference
+
+
+def print_table(stage: str, rows: list[PartRow]) -> None:
+    """Print the freeze table."""
+    table = Table(title=f"{stage}: what trains")
+    for column in ("part", "training", "trainable", "parameters"):
+        table.add_column(column, justify="left" if column in ("part", "training") else "right")
+    for row in rows:
+        table.add_row(row.part, row.training, f"{row.trainable:,}", f"{row.total:,}")
+    console.print(table)
+
+
+def run_folder(config: StageConfig) -> Path:
+    """Where checkpoints and metrics live until the artifact is whole."""
+    return config.out.with_name(f"{config.out.name}.run")
+
+
+def build_trainer(
+    config: StageConfig,
+    precision: Precision,
+    artifact: Artifact,
+    model: FaceMLLMForConditionalGeneration,
+    processor: FaceProcessor,
+    rows: FaceRows,
+    progress: Progress | None,
+) -> TreeTrainer:
+    """Trainer with the stage's settings."""
+    run = run_folder(config)
+    run.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "max_steps": config.max_steps,
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.faces_per_device,
+        "gradient_accumulation_steps": config.accumulation,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": config.warmup,
+        "lr_scheduler_type": config.schedule,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": 0.99,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": precision.autocast,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "save_strategy": "steps" if config.save_steps else "no",
+        "save_steps": config.save_steps or 500,
+        "save_total_limit": config.keep_checkpoints,
+        "logging_steps": config.log_steps,
+        "report_to": list(config.report_to),
+        "dataloader_num_workers": config.workers,
+        "deepspeed": str(config.deepspeed) if config.deepspeed else None,
+    }
+    rates = {}
+    if config.projector.learning_rate is not None:
+        rates["projector"] = config.projector.learning_rate
+    return TreeTrainer(
+        model=model,
+        args=training_arguments(settings, run),
+        train_dataset=rows,
+        data_collator=RowCollator(processor.pad_id),
+        callbacks=[MetricsLog(run / METRICS_FILE, progress)],
+        artifact=artifact,
+        part_rates=rates,
+    )
+
+
+def finish(
+    config: StageConfig, trainer: TreeTrainer, artifact: Artifact, processor: FaceProcessor
+) -> Path:
+    """Write the artifact and remove the run folder."""
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.is_world_process_zero():
+        run = run_folder(config)
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        manifest = read_manifest(config.data)
+        entry = {
+            "stage": config.stage,
+            "config": json.loads(config.model_dump_json()),
+            "data": str(config.data),
+            "data_fingerprint": manifest_fingerprint(manifest),
+            "held_out": manifest.get("holdout_attributes") or [],
+            "steps": trainer.state.global_step,
+            "first_loss": losses[0] if losses else float("nan"),
+            "last_loss": losses[-1] if losses else float("nan"),
+            "versions": package_versions(),
+        }
+        artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
+        files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
+        files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_artifact(model, processor, artifact, config.out, state=state, extra_files=files)
+        shutil.rmtree(run)
+    trainer.accelerator.wait_for_everyone()
+    return config.out
+
+
+def manifest_fingerprint(manifest: dict[str, Any]) -> str:
+    """sha256 of the manifest: equal data, equal fingerprint."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2:])
+    except UserError as error:
+        console.print(f"[red]error:[/] {error}")
+        sys.exit(2)

@@ -1,0 +1,115 @@
+"""Tiny real models: configured, randomly initialised, no download."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    ResNetConfig,
+    SiglipVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model.processing import FaceProcessor
+from face_mllm.model.vision import count_image_tokens
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = ["Is AU12 active? yes no How old? 35 years happiness sadness fear anger -10 degrees face"]
+
+TOWERS = {
+    "clip": CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    ),
+    "siglip": SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    ),
+    "resnet": ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic"
+    ),
+}
+_LLM = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLMS = {
+    "llama": LlamaConfig(**_LLM),
+    "qwen": Qwen2Config(**_LLM),
+    "mistral": MistralConfig(**_LLM, sliding_window=None),
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=380,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator(WORDS * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        bos_token="<|im_start|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHATML,
+    )
+
+
+@pytest.fixture(scope="session")
+def image_processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+@pytest.fixture
+def make_model(tokenizer, image_processor):
+    """Build (model, processor) of a named tiny tower and LLM."""
+
+    def make(tower="resnet", llm="llama", dtype=torch.float32, select="full", seed=0):
+        torch.manual_seed(seed)
+        vision = AutoModel.from_config(TOWERS[tower]).eval()
+        language = AutoModelForCausalLM.from_config(LLMS[llm])
+        processor = FaceProcessor(image_processor, tokenizer, 0, system="Look.")
+        processor.image_tokens = count_image_tokens(vision, (32, 32), -1, select)
+        config = FaceMLLMConfig(
+            TOWERS[tower],
+            LLMS[llm],
+            vision_select=select,
+            image_tokens=processor.image_tokens,
+            image_token_id=processor.image_token_id,
+        )
+        model = FaceMLLMForConditionalGeneration(config, vision, language).to(dtype).eval()
+        return model, processor
+
+    return make
