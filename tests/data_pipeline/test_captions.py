@@ -1,0 +1,97 @@
+"""Captions say only what the labels say, and nothing about held-out attributes."""
+
+import random
+import re
+
+import pytest
+
+from data_pipeline.captions import caption, is_free_of
+from data_pipeline.labels.attributes import attributes
+
+HELD_OUT = ("smiling", "mouth_open", "blond_hair", "eyes_closed")
+LABELS = {
+    "expression": "happiness",
+    "action_units": {"AU12": 3.2, "AU25": 4.0, "AU43": 3.0, "AU6": 2.4, "AU4": 0.0, "AU45": 5.0},
+    "attributes": dict.fromkeys(attributes(), True),
+    "age": 34.2,
+    "head_pose": {"yaw": 20.0, "pitch": -3.0, "roll": 12.0},
+}
+
+
+def many(labels, n=400, held_out=(), seed=0, **kwargs):
+    rng = random.Random(seed)
+    return [caption(labels, rng, held_out, **kwargs) for _ in range(n)]
+
+
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize("value", [True, False])
+def test_held_out_words_never_appear(short, value):
+    labels = {**LABELS, "attributes": dict.fromkeys(attributes(), value)}
+    text = " | ".join(many(labels, held_out=HELD_OUT, short=short)).lower()
+    for name in HELD_OUT:
+        entry = attributes()[name]
+        for word in (name.replace("_", " "), entry.phrase, *entry.synonyms, *entry.antonyms):
+            assert not re.search(rf"\b{re.escape(word.lower())}\b", text), word
+
+
+def test_the_same_words_do_appear_when_nothing_is_held_out():
+    text = " ".join(many(LABELS, 2000))
+    for word in ("smile", "open mouth", "blond hair", "closed eyes", "lips part", "eye closure"):
+        assert word in text
+
+
+def test_a_held_out_gender_leaves_the_subject_neutral():
+    labels = {"gender": "female", "attributes": {"male": False}}
+    text = " ".join(many(labels, 100, held_out=("male",)))
+    assert not re.search(r"\b(woman|female|man|male)\b", text)
+    assert "a face" in text
+
+
+def test_is_free_of_matches_whole_words_in_every_spelling():
+    assert not is_free_of("AU43 eye closure", ("eyes_closed",))
+    assert not is_free_of("open-mouthed", ("mouth_open",))
+    assert is_free_of("a bald head", ("wearing_necktie",))
+
+
+def test_unknown_is_never_spoken_of():
+    for text in many({"age": 20.0}, 50):
+        assert not re.search(r"AU|man|beard|expression|camera|head", text)
+
+
+def test_faces_without_active_units_say_so_and_quiet_units_are_denied():
+    text = " | ".join(many({"action_units": {"AU1": 0.0, "AU4": 0.2, "AU12": 1.5}}))
+    assert "no active action units" in text
+    assert "no AU4 brow lowerer" in text
+    assert not re.search(r"(?<!no )AU\d", text)
+    assert "AU12" not in text  # a weak 1.5 is neither active nor absent
+
+
+@pytest.mark.parametrize(
+    ("pose", "words"),
+    [
+        ({"yaw": 20.0}, "head turned left"),
+        ({"yaw": -20.0}, "head turned right"),
+        ({"pitch": 20.0}, "head up"),
+        ({"pitch": -20.0}, "head down"),
+        ({"roll": 20.0}, "head tilted clockwise"),
+        ({"roll": -20.0}, "head tilted counterclockwise"),
+        ({"yaw": 2.0, "pitch": -3.0, "roll": 1.0}, "facing the camera"),
+    ],
+)
+def test_pose_words_follow_the_sign_convention(pose, words):
+    directions = {"left", "right", "up", "down", "clockwise", "counterclockwise", "camera"}
+    text = " ".join(many({"head_pose": pose}, 60))
+    assert words in text
+    assert set(text.replace(",", " ").split()) & directions <= set(words.split())
+
+
+def test_same_state_same_caption_and_other_states_vary():
+    assert many(LABELS, 20, seed=3) == many(LABELS, 20, seed=3)
+    assert len(set(many(LABELS, 50, seed=3))) > 45
+
+
+def test_short_captions_are_short():
+    longest = max(len(re.findall(r"[A-Za-z]+|\d|,", text)) for text in many(LABELS, short=True))
+    assert longest <= 28
+    plain = many(LABELS, short=False)
+    assert sum(map(len, plain)) > 1.5 * sum(map(len, many(LABELS, short=True)))
