@@ -1,0 +1,65 @@
+"""Does a text mention a held-out attribute? Whole words, synonyms and negations included.
+
+Substring tests fire on "nose" for "no" and miss "blonde" for "blond" alike; this one matches
+words with their plural, lets filler words stand inside a phrase ("the mouth is slightly open")
+and ignores case, hyphens and underscores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from data_pipeline.labels.attributes import attribute, canonical_attribute
+
+_FILLER = r"(?:(?:is|are|was|were|be|being|slightly|widely|wide|partly|half|fully|very|a|bit)\s+)"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One mention: the held-out attribute, the words found, and the text they stand in."""
+
+    attribute: str
+    term: str
+    text: str
+
+
+def canonical_held_out(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the canonical names of held-out attributes, in order, each once."""
+    return tuple(dict.fromkeys(canonical_attribute(name)[0] for name in names))
+
+
+def _pattern(term: str) -> str:
+    words = [re.escape(word) for word in re.split(r"[\s_-]+", term.lower()) if word]
+    return rf"\b{(r'\s+' + _FILLER + '{0,2}').join(words)}(?:e?s)?\b"
+
+
+@lru_cache(maxsize=256)
+def _matcher(name: str) -> re.Pattern[str]:
+    terms = sorted(attribute(name).terms, key=len, reverse=True)
+    return re.compile("|".join(_pattern(term) for term in terms))
+
+
+@lru_cache(maxsize=65536)
+def mentions(text: str, held_out: tuple[str, ...]) -> tuple[str, str] | None:
+    """Return (attribute, words) of the first mention of a held-out attribute, or None."""
+    plain = re.sub(r"[_\s-]+", " ", text.lower())
+    for name in held_out:
+        found = _matcher(name).search(plain)
+        if found:
+            return name, found.group(0)
+    return None
+
+
+def find_leaks(texts: Iterable[str], held_out: Iterable[str]) -> list[Leak]:
+    """Return every text that mentions a held-out attribute.
+
+    Args:
+        texts: questions, answers, choices, captions.
+        held_out: attribute names in any registered spelling.
+    """
+    names = canonical_held_out(held_out)
+    found = ((text, mentions(text, names)) for text in texts)
+    return [Leak(hit[0], hit[1], text) for text, hit in found if hit]

@@ -1,0 +1,108 @@
+"""What a record's labels must look like; every problem is a line that names the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from data_pipeline.labels.action_units import parse_action_unit
+from data_pipeline.labels.ages import canonical_band
+from data_pipeline.labels.attributes import snake_case
+from data_pipeline.labels.expressions import EXPRESSIONS
+from face_mllm.errors import UserError
+
+GENDERS = ("male", "female")
+POSE_AXES = ("yaw", "pitch", "roll")
+
+
+def validate_labels(labels: dict[str, Any]) -> list[str]:
+    """Return what is wrong with ``labels``, nothing when all is well.
+
+    Checked: canonical words, AU names and ranges (0-5), booleans, ages 0-130, degrees within
+    +-180, facial actions within 0-1. Keys outside the contract are reported too.
+    """
+    problems: list[str] = []
+    for key, value in labels.items():
+        check = _CHECKS.get(key)
+        if check is None:
+            problems.append(f"{key}: not a label key (known: {', '.join(_CHECKS)})")
+        else:
+            problems.extend(f"{key}: {problem}" for problem in check(value))
+    return problems
+
+
+def _number(value: Any, low: float, high: float) -> Iterator[str]:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not math.isfinite(value) or not low <= value <= high:
+        yield f"{value!r} is not a number within {low:g} to {high:g}"
+
+
+def _word(choices: tuple[str, ...]) -> Callable[[Any], Iterator[str]]:
+    def check(value: Any) -> Iterator[str]:
+        if value not in choices:
+            yield f"{value!r} is not one of {', '.join(choices)}"
+
+    return check
+
+
+def _mapping(item: Callable[[str, Any], Iterator[str]]) -> Callable[[Any], Iterator[str]]:
+    def check(value: Any) -> Iterator[str]:
+        if not isinstance(value, dict):
+            yield f"expected names with values, found {type(value).__name__}"
+            return
+        for name, entry in value.items():
+            yield from (f"{name}: {problem}" for problem in item(name, entry))
+
+    return check
+
+
+def _action_unit(name: str, value: Any) -> Iterator[str]:
+    try:
+        unit = parse_action_unit(name)
+    except UserError as error:
+        yield error.message
+        return
+    if unit.label != name:
+        yield f"write it as {unit.label}"
+    if not isinstance(value, bool):
+        yield from _number(value, 0, 5)
+
+
+def _attribute(name: str, value: Any) -> Iterator[str]:
+    if snake_case(name) != name:
+        yield f"write it as {snake_case(name)}"
+    if not isinstance(value, bool):
+        yield f"{value!r} is not true or false"
+
+
+def _pose(name: str, value: Any) -> Iterator[str]:
+    if name not in POSE_AXES:
+        yield f"not one of {', '.join(POSE_AXES)}"
+    yield from _number(value, -180, 180)
+
+
+def _band(value: Any) -> Iterator[str]:
+    try:
+        if canonical_band(value) != value:
+            yield f"write it as {canonical_band(value)}"
+    except UserError as error:
+        yield error.message
+
+
+def _anything(value: Any) -> Iterator[str]:
+    return iter(())
+
+
+_CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
+    "expression": _word(EXPRESSIONS),
+    "action_units": _mapping(_action_unit),
+    "attributes": _mapping(_attribute),
+    "age": lambda value: _number(value, 0, 130),
+    "age_band": _band,
+    "head_pose": _mapping(_pose),
+    "gender": _word(GENDERS),
+    "landmarks": _anything,
+    "facial_actions": _mapping(lambda name, value: _number(value, 0, 1)),
+    "parameters": _mapping(lambda name, value: iter(())),
+}
