@@ -1,0 +1,1 @@
+"""Models that need no hub: fetched by package name, or shipped beside this file."""
