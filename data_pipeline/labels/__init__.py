@@ -13,8 +13,8 @@ from data_pipeline.labels.attributes import (
     CELEBA_ATTRIBUTES,
     Attribute,
     attribute,
+    attributes,
     canonical_attribute,
-    registry,
 )
 from data_pipeline.labels.expressions import (
     BASIC7,
@@ -39,6 +39,7 @@ __all__ = [
     "Leak",
     "action_units",
     "attribute",
+    "attributes",
     "au_number",
     "band_midpoint",
     "band_of",
@@ -48,6 +49,5 @@ __all__ = [
     "find_leaks",
     "is_active",
     "parse_action_unit",
-    "registry",
     "validate_labels",
 ]

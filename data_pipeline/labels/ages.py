@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 
 from face_mllm.errors import UserError
@@ -22,10 +23,8 @@ FAIRFACE_BANDS: tuple[str, ...] = (
 OLDEST = 90.0
 """Where an open band is taken to end (70+ has its middle at 80)."""
 
-_MONTHS = dict(
-    zip("jan feb mar apr may jun jul aug sep oct nov dec".split(), range(1, 13), strict=True)
-)
-_RANGE = re.compile(r"^(\d{1,3})\s*[-–to]+\s*(\d{1,3})$")
+_MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_abbr) if name}
+_RANGE = re.compile(r"^(\d{1,3})\s*(?:-|\u2013|to)\s*(\d{1,3})$")
 _OPEN = re.compile(r"^(?:more than|over|>=?)?\s*(\d{1,3})\s*(\+?)$")
 _DATE = re.compile(r"^(\d{1,2})-([a-z]{3})$")
 

@@ -59,7 +59,7 @@ def _rows() -> dict[str, dict[str, object]]:
 
 
 @cache
-def registry() -> Mapping[str, Attribute]:
+def attributes() -> Mapping[str, Attribute]:
     """Return every registered attribute by canonical name."""
     return {name: _attribute(name, row) for name, row in _rows().items()}
 
@@ -76,7 +76,7 @@ def _attribute(name: str, row: Mapping[str, object]) -> Attribute:
 @cache
 def attribute(name: str) -> Attribute:
     """Return the registry row of a canonical name, or a generic one for a name it lacks."""
-    known = registry().get(name)
+    known = attributes().get(name)
     if known is not None:
         return known
     words = name.replace("_", " ")
@@ -109,7 +109,7 @@ def canonical_attribute(raw: str) -> tuple[str, bool]:
 def groups() -> Mapping[str, tuple[Attribute, ...]]:
     """Return the exclusive families (hair colour, eye colour) with their members."""
     families: dict[str, list[Attribute]] = {}
-    for row in registry().values():
+    for row in attributes().values():
         if row.group:
             families.setdefault(row.group, []).append(row)
     return {name: tuple(rows) for name, rows in families.items()}
@@ -121,6 +121,6 @@ CELEBA_ATTRIBUTES: tuple[str, ...] = tuple(
     Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard
     Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair
     Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie
-    Young""".split()
+    Young""".split()  # noqa: SIM905
 )
 """The 40 names of CelebA's list_attr_celeba.txt in file order (also those of LFWA)."""

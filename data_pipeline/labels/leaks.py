@@ -33,7 +33,8 @@ def canonical_held_out(names: Iterable[str]) -> tuple[str, ...]:
 
 def _pattern(term: str) -> str:
     words = [re.escape(word) for word in re.split(r"[\s_-]+", term.lower()) if word]
-    return rf"\b{(r'\s+' + _FILLER + '{0,2}').join(words)}(?:e?s)?\b"
+    body = (r"\s+" + _FILLER + "{0,2}").join(words)
+    return rf"\b{body}(?:e?s)?\b"
 
 
 @lru_cache(maxsize=256)
