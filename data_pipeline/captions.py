@@ -11,11 +11,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from data_pipeline.labels.action_units import AULabel, is_active, parse_action_unit
-from data_pipeline.labels.attributes import attributes
+from data_pipeline.labels.attributes import attribute
+from data_pipeline.labels.leaks import canonical_held_out, mentions
 
 ADJECTIVES: dict[str, str] = {
     "neutral": "neutral",
@@ -52,7 +52,7 @@ def caption(
     Returns:
         One line of text such as ``"a woman, AU12 lip corner puller, turned left"``.
     """
-    banned = tuple(sorted(held_out))
+    banned = canonical_held_out(held_out)
     subject = _pick(_subjects(labels), banned, rng) or "a face"
     clauses = [
         clause
@@ -65,25 +65,9 @@ def caption(
     return ", ".join([subject, *clauses])
 
 
-@lru_cache(maxsize=65536)
-def is_free_of(text: str, held_out: tuple[str, ...]) -> bool:
-    """Tell whether ``text`` names none of the held-out attributes in any of their words."""
-    return not any(_pattern(name).search(text.lower()) for name in held_out)
-
-
-@lru_cache(maxsize=256)
-def _pattern(name: str) -> re.Pattern[str]:
-    entry = attributes().get(name)
-    words = {name.replace("_", " ")}
-    if entry is not None:
-        words |= {_ARTICLE.sub("", entry.phrase), *entry.synonyms, *entry.antonyms}
-    body = "|".join(re.escape(word.lower()).replace(r"\ ", r"[\s_-]+") for word in sorted(words))
-    return re.compile(rf"(?<![a-z])(?:{body})(?:s|es)?(?![a-z])")
-
-
 def _pick(wordings: Sequence[str], held_out: tuple[str, ...], rng: random.Random) -> str:
     """Return one allowed wording, or an empty string when every wording gives something away."""
-    allowed = [text for text in wordings if is_free_of(text, held_out)]
+    allowed = [text for text in wordings if mentions(text, held_out) is None]
     return rng.choice(allowed) if allowed else ""
 
 
@@ -116,7 +100,7 @@ def _subjects(labels: dict[str, Any]) -> list[str]:
 def _chosen_topics(labels: dict[str, Any], rng: random.Random, short: bool) -> list[list[str]]:
     """Draw what to speak of; each topic is the list of its wordings."""
     active, quiet = _action_unit_topics(labels.get("action_units", {}))
-    present, missing = _attribute_topics(labels.get("attributes", {}))
+    present, missing = _attribute_topics(labels.get("attributes", {}), short)
     person = [topic for topic in (_expression(labels), _age(labels)) if topic]
     pose = _pose_topics(labels.get("head_pose"))
     if short:
@@ -182,19 +166,20 @@ def _quiet_unit(key: str) -> list[str]:
     return [f"no {unit.label} {unit.name}", f"no {unit.label}"]
 
 
-def _attribute_topics(values: dict[str, bool]) -> tuple[list[list[str]], list[list[str]]]:
-    registry = attributes()
+def _attribute_topics(
+    values: dict[str, bool], short: bool
+) -> tuple[list[list[str]], list[list[str]]]:
     present, missing = [], []
     for name, value in values.items():
         if name == "male":
             continue  # the subject says it
-        entry = registry.get(name)
-        phrase = entry.phrase if entry else name.replace("_", " ")
-        plain = _ARTICLE.sub("", phrase)
+        entry = attribute(name)
+        plain = _ARTICLE.sub("", entry.phrase)
         if value:
-            present.append([phrase, plain])
+            present.append([entry.phrase, plain, *([] if short else [entry.present])])
         else:
-            missing.append([f"no {plain}", f"without {phrase}"])
+            absent = [f"no {plain}", f"without {entry.phrase}"]
+            missing.append([*absent, *([] if short else [entry.absent])])
     return present, missing
 
 
