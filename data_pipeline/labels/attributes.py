@@ -69,7 +69,7 @@ def _attribute(name: str, row: Mapping[str, object]) -> Attribute:
     for key in ("synonyms", "antonyms"):
         words[key] = tuple(words.get(key, ()))  # type: ignore[arg-type]
     words.setdefault("present", f"a face with {row['phrase']}")
-    words.setdefault("absent", f"a face without {re.sub('^an? ', '', str(row['phrase']))}")
+    words.setdefault("absent", f"a face without {row['phrase']}")
     return Attribute(name, **words)  # type: ignore[arg-type]
 
 

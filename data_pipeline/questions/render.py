@@ -1,0 +1,165 @@
+"""Labels to questions: varied wordings for training, the canonical one for scoring.
+
+Every choice hangs on (seed, record key, form, name) alone, so adding a label, a form or a
+record never changes the words of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipeline.labels.attributes import attribute
+from data_pipeline.labels.leaks import canonical_held_out, mentions
+from data_pipeline.questions.forms import FORMS, YES_NO, Context, Item, digest
+from data_pipeline.questions.question_set import QuestionSet, Wording, load_set
+from data_pipeline.records import QA
+
+ZERO_SHOT = "zero_shot_attribute"
+
+
+@dataclass(frozen=True)
+class ClosedQuestion:
+    """One question to score, in its canonical wording.
+
+    Args:
+        task: as in QA pairs, or ``zero_shot_attribute`` for held-out attributes.
+        name: what is asked about (``AU12``, ``eyeglasses``, ``yaw``; ``all`` for single ones).
+        question: the words.
+        choices: the answers to compare.
+        truth: index of the true choice, or the exact number (years, degrees, intensity)
+            when ``values`` is given.
+        values: the numbers the choices stand for, None for words.
+    """
+
+    task: str
+    name: str
+    question: str
+    choices: tuple[str, ...]
+    truth: int | float
+    values: tuple[float, ...] | None = None
+
+
+def render_questions(
+    labels: dict[str, Any],
+    key: str,
+    seed: int,
+    question_set: QuestionSet | str = "compact",
+    held_out: Iterable[str] = (),
+    tasks: Iterable[str] | None = None,
+    caption: str = "",
+) -> tuple[QA, ...]:
+    """Render the training questions of one record, all with weight 1 times the form's weight.
+
+    Args:
+        labels: canonical labels; an absent key gives no question.
+        key: record id, which with ``seed`` fixes every choice of words.
+        seed: of the recipe.
+        question_set: a loaded set or the name of a shipped one.
+        held_out: attributes no question, answer or option may mention.
+        tasks: ask only these template tasks (``expression``, ``action_unit``, ...), None for all.
+        caption: the record's caption, asked for by the caption form when not empty.
+    """
+    chosen = _resolve(question_set)
+    held = canonical_held_out(held_out)
+    context = chosen.context(f"{seed}/{key}", caption, held)
+    return tuple(
+        qa
+        for form, wording, item in _items(labels, chosen, context, tasks)
+        if (qa := _qa(form, wording, item, chosen, context))
+    )
+
+
+def closed_questions(
+    labels: dict[str, Any],
+    question_set: QuestionSet | str = "compact",
+    held_out: Iterable[str] = (),
+    tasks: Iterable[str] | None = None,
+) -> list[ClosedQuestion]:
+    """Return the questions to score, in canonical wording and fixed order of choices.
+
+    Args:
+        labels: canonical labels; an absent key gives no question.
+        question_set: the set the model was trained with.
+        held_out: attributes asked under task ``zero_shot_attribute``.
+        tasks: keep only these tasks (names of ClosedQuestion.task), None for all.
+    """
+    chosen = _resolve(question_set)
+    held = canonical_held_out(held_out)
+    wanted = None if tasks is None else set(tasks)
+    context = chosen.context(held_out=held)
+    found = [
+        question
+        for form, wording, item in _items(labels, chosen, context, None)
+        if item.choices and (question := _closed(form, wording, item, held))
+    ]
+    found += _zero_shot(labels, held)
+    return [question for question in found if wanted is None or question.task in wanted]
+
+
+def _resolve(question_set: QuestionSet | str) -> QuestionSet:
+    return load_set(question_set) if isinstance(question_set, str) else question_set
+
+
+def _items(
+    labels: dict[str, Any], chosen: QuestionSet, context: Context, tasks: Iterable[str] | None
+) -> Iterator[tuple[str, Wording, Item]]:
+    wanted = None if tasks is None else set(tasks)
+    for form in chosen.forms:
+        if wanted is None or form.split("/")[0] in wanted:
+            wording = chosen.templates[form]
+            for item in FORMS[form].build(labels, context):
+                if not (FORMS[form].task == "attribute" and item.name in context.held_out):
+                    yield form, wording, item
+
+
+def _clean(wording: Wording, item: Item, held_out: tuple[str, ...]) -> list[str]:
+    """Return the filled-in wordings that mention no held-out attribute, canonical one first."""
+    texts = [text.format_map(item.fields) for text in wording.wordings]
+    if not held_out:
+        return texts
+    return [text for text in texts if mentions(text, held_out) is None]
+
+
+def _qa(
+    form: str, wording: Wording, item: Item, chosen: QuestionSet, context: Context
+) -> QA | None:
+    texts = _clean(wording, item, context.held_out)
+    leaking = item.choices and mentions(item.answer, context.held_out)
+    if not texts or leaking:
+        return None
+    draw = digest(context.key, form, item.name)
+    question = texts[_pick(draw, len(texts), chosen.canonical_share)]
+    answers = wording.answers
+    answer = answers[(draw >> 40) % len(answers)].format(answer=item.answer)
+    choices = item.choices if answer in item.choices else ()
+    task = FORMS[form].task
+    return QA(task, item.name, question, answer, choices, wording.weight)
+
+
+def _pick(draw: int, count: int, canonical_share: float) -> int:
+    """Map 64 random bits to a wording: 0 with ``canonical_share``, the others alike."""
+    share = (draw & 0xFFFFFF) / 0x1000000
+    if count == 1 or share < canonical_share:
+        return 0
+    return 1 + (draw >> 24) % 0xFFFF % (count - 1)
+
+
+def _closed(
+    form: str, wording: Wording, item: Item, held_out: tuple[str, ...]
+) -> ClosedQuestion | None:
+    texts = _clean(wording, item, held_out)
+    if not texts or wording.answers != ("{answer}",):
+        return None
+    truth: int | float
+    truth = item.choices.index(item.answer) if item.truth is None else item.truth
+    return ClosedQuestion(FORMS[form].task, item.name, texts[0], item.choices, truth, item.values)
+
+
+def _zero_shot(labels: dict[str, Any], held_out: tuple[str, ...]) -> Iterator[ClosedQuestion]:
+    known = labels.get("attributes", {})
+    for name in held_out:
+        if name in known:
+            truth = 0 if known[name] else 1
+            yield ClosedQuestion(ZERO_SHOT, name, attribute(name).question, YES_NO, truth)
