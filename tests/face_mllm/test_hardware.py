@@ -5,7 +5,13 @@ import torch
 
 from face_mllm import hardware
 from face_mllm.errors import UserError
-from face_mllm.hardware import best_dtype, choose_hardware, usable_cpus, usable_memory
+from face_mllm.hardware import (
+    best_dtype,
+    choose_hardware,
+    choose_precision,
+    usable_cpus,
+    usable_memory,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +91,12 @@ def test_memory_respects_the_cgroup(tmp_path):
     assert usable_memory() == 600000
     (tmp_path / "memory.max").write_text("max")
     assert usable_memory() > 600000
+
+
+@pytest.mark.parametrize("word, dtype", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_precision_words_of_the_configs(word, dtype):
+    precision = choose_precision(word, "cpu")
+    assert (precision.frozen_dtype, precision.autocast) == (dtype, word == "bf16")
+    assert "cpu" in precision.reason
+    with pytest.raises(UserError, match="auto, bf16 or fp32"):
+        choose_precision("half")
