@@ -176,7 +176,7 @@ def model_card(artifact: Artifact) -> str:
         "---",
         f"# {last.get('stage', 'face_mllm artifact')}",
         "",
-        f"Vision tower `{artifact.bases.vision}`, LLM `{artifact.bases.llm}`, trained by face_mllm.",
+        f"Vision tower `{artifact.bases.vision}`, LLM `{artifact.bases.llm}`.",
         "",
         "| stage | data | steps | loss first -> last |",
         "|---|---|---|---|",

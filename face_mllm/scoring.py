@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from face_mllm.hardware import choose_precision
+from face_mllm.hardware import for_precision
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model.vision import pooled_features
@@ -50,8 +50,8 @@ class LikelihoodScorer:
         """Load an artifact; dtype by capability of this machine."""
         from face_mllm.artifact import load_artifact
 
-        chosen = choose_precision(precision)
-        model, processor, _ = load_artifact(folder, chosen.frozen_dtype)
+        chosen = for_precision(precision)
+        model, processor, _ = load_artifact(folder, chosen.torch_dtype)
         return cls(model.to(chosen.device), processor, chosen.autocast)
 
     def score(self, image: Image.Image, questions: Sequence[Question]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""One training stage: ``face-mllm train CONFIG`` or ``accelerate launch -m face_mllm.train CONFIG``.
+"""One training stage: ``face-mllm train CONFIG``, or under ``accelerate launch -m face_mllm.train``.
 
 :func:`train` is the table of contents; follow it line by line to see a sample go from disk to loss.
 """
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -33,7 +32,7 @@ from face_mllm.compose import Bases, compose
 from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
-from face_mllm.hardware import Precision, choose_precision
+from face_mllm.hardware import Hardware, for_precision
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.rows import FaceRows, RowCollator
@@ -86,9 +85,9 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     """
     check_paths(config)
     set_seed(config.seed)
-    precision = choose_precision(config.precision)
-    console.print(f"[dim]{precision.reason}")
-    artifact, model, processor = assemble(config, precision)
+    hardware = for_precision(config.precision)
+    console.print(f"[dim]{hardware.describe()}")
+    artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
     rows = FaceRows(
@@ -99,7 +98,7 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
         config.max_tokens,
         config.seed,
     )
-    trainer = build_trainer(config, precision, artifact, model, processor, rows, progress)
+    trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
     trainer.train(resume_from_checkpoint=last_good_checkpoint(run_folder(config), config.resume))
     return finish(config, trainer, artifact, processor)
 
@@ -129,12 +128,12 @@ def check_held_out(config: StageConfig, previous: Artifact, manifest: dict[str, 
 
 
 def assemble(
-    config: StageConfig, precision: Precision
+    config: StageConfig, hardware: Hardware
 ) -> tuple[Artifact, FaceMLLMForConditionalGeneration, FaceProcessor]:
     """Model and processor of the stage: fresh, or the previous stage's with its settings."""
     previous = read_artifact(config.init_from) if config.init_from else None
     bases = stage_bases(config, previous)
-    model, processor, bases = compose(bases, precision.frozen_dtype, config.seed)
+    model, processor, bases = compose(bases, hardware.torch_dtype, config.seed)
     artifact = Artifact(bases)
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)
@@ -201,7 +200,7 @@ def run_folder(config: StageConfig) -> Path:
 
 def build_trainer(
     config: StageConfig,
-    precision: Precision,
+    hardware: Hardware,
     artifact: Artifact,
     model: FaceMLLMForConditionalGeneration,
     processor: FaceProcessor,
@@ -224,8 +223,8 @@ def build_trainer(
         "weight_decay": config.weight_decay,
         "adam_beta2": 0.99,
         "max_grad_norm": config.max_grad_norm,
-        "bf16": precision.autocast,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "bf16": hardware.autocast,
+        "activation_checkpointing": config.gradient_checkpointing,
         "save_strategy": "steps" if config.save_steps else "no",
         "save_steps": config.save_steps or 500,
         "save_total_limit": config.keep_checkpoints,

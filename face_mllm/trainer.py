@@ -1,4 +1,4 @@
-"""Hugging Face Trainer on tree rows: token-exact loss, per-part learning rates, whole checkpoints."""
+"""Hugging Face Trainer on tree rows: token-exact loss, per-part rates, whole checkpoints."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class TreeTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.artifact = artifact
         self.part_rates = part_rates
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already
 
     def _get_train_sampler(self, *_: Any) -> Sampler:
         return SequentialSampler(self.train_dataset)  # FaceRows shuffles by (seed, visit) itself

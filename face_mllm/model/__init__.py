@@ -1,4 +1,4 @@
-"""Vision tower, projector and causal LLM as one Hugging Face model; registered with Auto classes."""
+"""Vision tower, projector and causal LLM as one model, registered with the Auto classes."""
 
 from transformers import AutoConfig, AutoModel
 

@@ -73,6 +73,13 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave the parts to their own initialisation: the default one of torch or of the LLM."""
 
+    def train(self, mode: bool = True) -> FaceMLLMForConditionalGeneration:
+        """Set training mode; a frozen tower stays in eval, or BatchNorm would drift."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+            self.vision_tower.eval()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the LLM."""
         return self.language_model.get_input_embeddings()

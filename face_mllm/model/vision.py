@@ -66,6 +66,6 @@ def load_vision_tower(folder: Path | str, dtype: torch.dtype = torch.float32) ->
             "give a Hugging Face CLIP, SigLIP, ViT or ResNet folder or id",
         ) from error
     tower = getattr(model, "vision_model", model)
-    if not hasattr(tower, "config") or tower.config is config and config.model_type == "clip":
+    if not hasattr(tower, "config") or (tower.config is config and config.model_type == "clip"):
         tower.config = config.vision_config
     return tower

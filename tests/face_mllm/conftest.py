@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
+
+import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -18,9 +23,12 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from data_pipeline.records import QA, FaceRecord, write_dataset
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model.vision import count_image_tokens
+
+torch.set_num_threads(1)  # tiny products: threads only get in each other's way
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -72,6 +80,7 @@ LLMS = {
 def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=380,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -113,3 +122,47 @@ def make_model(tokenizer, image_processor):
         return model, processor
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(tmp_path_factory, tokenizer, image_processor):
+    """Folders of a tiny vision tower and a tiny LLM, as a user would point to."""
+    root = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    AutoModel.from_config(TOWERS["resnet"]).save_pretrained(root / "vision")
+    image_processor.save_pretrained(root / "vision")
+    AutoModelForCausalLM.from_config(LLMS["llama"]).save_pretrained(root / "llm")
+    tokenizer.save_pretrained(root / "llm")
+    return root
+
+
+def face_jpeg(smiling: bool, rng) -> bytes:
+    """A tiny picture whose brightness says the answer."""
+    pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8) + (150 if smiling else 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A built dataset of 24 training and 8 test faces with one learnable question."""
+    out = tmp_path_factory.mktemp("data") / "faces"
+    rng = np.random.default_rng(0)
+    with write_dataset(out) as writer:
+        for number in range(32):
+            smiling = bool(number % 2)
+            split = "train" if number < 24 else "test"
+            answer = "yes" if smiling else "no"
+            qa = (
+                QA("action_unit", "AU12", "Is AU12 active?", answer, ("yes", "no")),
+                QA("age", "all", "How old?", "35 years"),
+            )
+            labels = {"action_units": {"AU12": 3.0 if smiling else 0.0}, "age": 35.0}
+            image = face_jpeg(smiling, rng)
+            writer.add(
+                FaceRecord(f"toy_{number}", "toy", split, f"s{number}", image, labels, qa=qa)
+            )
+        manifest = {"holdout_attributes": ["smiling"], "seed": 0, "questions": "compact"}
+        (writer.folder / "manifest.json").write_text(json.dumps(manifest))
+    return out
