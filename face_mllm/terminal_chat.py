@@ -1,0 +1,96 @@
+"""``face-mllm chat``: one question, or a conversation about a face in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from data_pipeline.records import open_rgb
+from face_mllm.errors import UserError
+
+if TYPE_CHECKING:
+    from face_mllm.chat import FaceMLLM
+
+COMMANDS = "/image FILE shows another face, /forget drops what was said, /quit ends"
+
+
+def converse(model: Path, image: Path | None, question: str | None) -> None:
+    """Answer one question, or read questions from standard input until it ends.
+
+    Args:
+        model: artifact folder.
+        image: photograph of a face; in a conversation it may also come by ``/image FILE``.
+        question: the one question, or None for a conversation.
+
+    Raises:
+        UserError: no or a broken image, or a folder without an artifact.
+    """
+    picture = open_rgb(str(image), str(image)) if image else None
+    if question is not None and picture is None:
+        raise UserError("no picture to ask about", "add --image FILE")
+    from face_mllm.chat import FaceMLLM
+
+    loaded = FaceMLLM.from_pretrained(model)
+    if question is not None and picture is not None:
+        _answer(loaded, picture, question, [])
+        return
+    _Conversation(loaded, picture).run()
+
+
+def _answer(
+    model: FaceMLLM, picture: Image.Image, question: str, history: list[tuple[str, str]]
+) -> str:
+    from transformers import TextStreamer
+
+    tokenizer = model.scorer.processor.tokenizer
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    return model.ask(picture, question, history, streamer=streamer)
+
+
+class _Conversation:
+    """Reads lines, keeps the turns about the present picture."""
+
+    def __init__(self, model: FaceMLLM, picture: Image.Image | None) -> None:
+        self.model = model
+        self.picture = picture
+        self.history: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        """Loop until the input ends or the user quits."""
+        at_terminal = sys.stdin.isatty()
+        if at_terminal:
+            print(COMMANDS, file=sys.stderr)
+        while True:
+            try:
+                line = input("> " if at_terminal else "").strip()
+            except EOFError:
+                return
+            if line == "/quit":
+                return
+            if line:
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        """One line; what is wrong with it is said without ending the conversation."""
+        try:
+            if line.startswith("/"):
+                self._command(line)
+            elif self.picture is None:
+                raise UserError("no picture to ask about", "/image FILE")
+            else:
+                answer = _answer(self.model, self.picture, line, self.history)
+                self.history.append((line, answer))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+    def _command(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word not in ("/image", "/forget"):
+            raise UserError(f"{word} is no command", COMMANDS)
+        if word == "/image":
+            name = rest.strip()
+            self.picture = open_rgb(str(Path(name).expanduser()), name)
+        self.history = []
