@@ -84,40 +84,8 @@ def for_precision(precision: str) -> Hardware:
     """:func:`choose_hardware` for a stage config's ``precision``: auto, bf16 or fp32."""
     names = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
     if precision not in names:
-        raise UserError(f"precision {precision!r} is not one of {sorted(names)}", "choose one")
+        raise UserError(f"unknown precision {precision!r}", "choose auto, bf16 or fp32")
     return choose_hardware(dtype=names[precision])
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Number formats of a run.
-
-    Args:
-        device: where it runs.
-        frozen_dtype: of weights that do not train; trained ones stay fp32.
-        autocast: whether matrix products run in bf16 autocast.
-        reason: device and format with the why, for the log.
-    """
-
-    device: str
-    frozen_dtype: torch.dtype
-    autocast: bool
-    reason: str
-
-
-def choose_precision(precision: str = "auto", device: str | None = None) -> Precision:
-    """Precision for a config's ``precision: auto | bf16 | fp32``.
-
-    Raises:
-        UserError: another word, or a device this machine does not have.
-    """
-    names = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
-    if precision not in names:
-        raise UserError(f"precision {precision!r}", "choose auto, bf16 or fp32")
-    chosen = choose_hardware(device, names[precision])
-    return Precision(
-        chosen.device, chosen.torch_dtype, chosen.dtype == "bfloat16", chosen.describe()
-    )
 
 
 def best_device() -> str:

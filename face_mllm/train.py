@@ -1,4 +1,4 @@
-"""One training stage: ``face-mllm train CONFIG``, or under ``accelerate launch -m face_mllm.train``.
+"""One training stage: ``face-mllm train CONFIG`` = ``accelerate launch -m face_mllm.train CONFIG``.
 
 :func:`train` is the table of contents; follow it line by line to see a sample go from disk to loss.
 """
@@ -35,12 +35,12 @@ from face_mllm.errors import UserError
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
 from face_mllm.stages import PartRow, add_lora, apply_freeze, part_trainings
 from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
-    Progress,
     TreeTrainer,
     last_good_checkpoint,
     training_arguments,

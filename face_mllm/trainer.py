@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
+from face_mllm.progress import Progress
 
 COMPLETE_FILE = "complete"
 METRICS_FILE = "metrics.jsonl"
-
-Progress = Callable[[int, int, str], None]
 
 
 class TreeTrainer(Trainer):

@@ -58,6 +58,7 @@ TOWERS = {
     ),
 }
 _LLM = {
+    "initializer_range": 0.3,  # a frozen random head must be able to say something
     "vocab_size": 400,
     "hidden_size": 32,
     "intermediate_size": 64,

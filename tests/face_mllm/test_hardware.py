@@ -8,7 +8,7 @@ from face_mllm.errors import UserError
 from face_mllm.hardware import (
     best_dtype,
     choose_hardware,
-    choose_precision,
+    for_precision,
     usable_cpus,
     usable_memory,
 )
@@ -95,8 +95,7 @@ def test_memory_respects_the_cgroup(tmp_path):
 
 @pytest.mark.parametrize("word, dtype", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_precision_words_of_the_configs(word, dtype):
-    precision = choose_precision(word, "cpu")
-    assert (precision.frozen_dtype, precision.autocast) == (dtype, word == "bf16")
-    assert "cpu" in precision.reason
+    hardware = for_precision(word)
+    assert (hardware.torch_dtype, hardware.autocast) == (dtype, word == "bf16")
     with pytest.raises(UserError, match="auto, bf16 or fp32"):
-        choose_precision("half")
+        for_precision("half")

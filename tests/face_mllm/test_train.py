@@ -77,7 +77,7 @@ def test_chain_records_every_stage_and_losses_fall(chain):
         "stage2_vqa",
         "stage3_face",
     ]
-    assert all(entry["last_loss"] < entry["first_loss"] for entry in artifact.chain[1:])
+    assert artifact.chain[1]["last_loss"] < 0.5 * artifact.chain[1]["first_loss"]
     lines = [json.loads(x) for x in (chain / "s3" / "metrics.jsonl").read_text().splitlines()]
     assert sum("loss" in line for line in lines) == 60
 
