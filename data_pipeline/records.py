@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from face_mllm.errors import UserError
 
 SPLITS = ("train", "val", "test")
+ROWS_PER_GROUP = 256  # a reader holds one row group of images in memory
 
 FEATURES = datasets.Features(
     {
@@ -180,8 +183,8 @@ class DatasetWriter:
 
     def _flush(self, split: str) -> None:
         name = f"{split}-{self._shards[split]:05d}.parquet"
-        table = datasets.Dataset.from_list(self._pending[split], features=FEATURES)
-        table.to_parquet(str(self.folder / name))
+        table = pa.Table.from_pylist(self._pending[split], schema=FEATURES.arrow_schema)
+        pq.write_table(table, self.folder / name, row_group_size=ROWS_PER_GROUP)
         self._shards[split] += 1
         self._pending[split] = []
 
@@ -219,7 +222,7 @@ def load_split(root: Path | str, split: str) -> datasets.Dataset:
     Raises:
         UserError: when the folder holds no shards of that split.
     """
-    shards = sorted(Path(root).glob(f"{split}-*.parquet"))
+    shards = shards_of(root, split)
     if not shards:
         raise UserError(
             f"{root}: no {split}-*.parquet",
@@ -229,12 +232,34 @@ def load_split(root: Path | str, split: str) -> datasets.Dataset:
     return table.cast_column("image", datasets.Image(decode=False))
 
 
+def shards_of(root: Path | str, split: str) -> list[Path]:
+    """Return the parquet shards of one split in order, none when it has no faces."""
+    return sorted(Path(root).glob(f"{split}-*.parquet"))
+
+
+def iter_rows(
+    root: Path | str, split: str, columns: Iterable[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Stream the rows of one split, or only some of their columns, a row group at a time.
+
+    Raises:
+        UserError: when a shard is no parquet file of this shape.
+    """
+    names = list(columns) if columns is not None else None
+    for shard in shards_of(root, split):
+        try:
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
+                    yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
+
+
 def iter_records(root: Path | str, splits: Iterable[str] = SPLITS) -> Iterator[FaceRecord]:
     """Stream the records of the splits that exist, in file order."""
     for split in splits:
-        if any(Path(root).glob(f"{split}-*.parquet")):
-            for row in load_split(root, split):
-                yield FaceRecord.from_row(row)
+        for row in iter_rows(root, split):
+            yield FaceRecord.from_row(row)
 
 
 def read_manifest(root: Path | str) -> dict[str, Any]:

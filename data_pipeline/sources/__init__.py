@@ -1,1 +1,46 @@
-"""One small file per dataset as distributed."""
+"""One small file per dataset as distributed; each ends in ``SOURCE = Source(...)``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+
+from data_pipeline.sources.base import Dropped, Source, SourceOptions, fingerprint, hash_split
+from face_mllm.errors import UserError
+
+__all__ = [
+    "Dropped",
+    "Source",
+    "SourceOptions",
+    "fingerprint",
+    "get_source",
+    "hash_split",
+    "sources",
+]
+
+
+@cache
+def sources() -> Mapping[str, Source]:
+    """Return every registered source by name."""
+    modules = (
+        importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)
+    )
+    found = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
+    return {source.name: source for source in sorted(found, key=lambda source: source.name)}
+
+
+def get_source(name: str) -> Source:
+    """Return one source.
+
+    Raises:
+        UserError: naming the nearest known source.
+    """
+    known = sources()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known sources: {', '.join(known)}"
+    raise UserError(f"unknown source {name!r}", hint)

@@ -1,0 +1,154 @@
+"""``manifest.json`` and the dataset card: what was read, kept, dropped, asked and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from data_pipeline.labels.attributes import attribute
+from data_pipeline.labels.leaks import mentions
+from data_pipeline.questions.balance import AnswerWeights
+from data_pipeline.recipe import LoadedRecipe, Ready
+from data_pipeline.sources import fingerprint
+from data_pipeline.tally import Account, LabelTally, LeakCheck
+
+
+def make_manifest(
+    loaded: LoadedRecipe,
+    accounts: Sequence[Account],
+    tallies: Mapping[str, LabelTally],
+    leaks: LeakCheck,
+    weights: AnswerWeights,
+) -> dict[str, Any]:
+    """Return the manifest of a finished build; it holds no time and no machine name."""
+    recipe = loaded.recipe
+    return {
+        "format": 1,
+        "version": version("face-mllm"),
+        "seed": recipe.seed,
+        "questions": recipe.questions,
+        "question_set": loaded.question_set.model_dump(mode="json"),
+        "template_hash": loaded.question_set.hash,
+        "holdout_attributes": list(recipe.holdout_attributes),
+        "leak_check": leaks.as_dict() | {"unasked": _unasked(tallies, leaks.held_out)},
+        "subject_leaks": 0,
+        "faces": recipe.faces,
+        "images": recipe.images,
+        "max_questions_per_face": recipe.max_questions_per_face,
+        "sources": [
+            _source(ready, account) for ready, account in zip(loaded.sources, accounts, strict=True)
+        ],
+        "splits": {split: tally.as_dict() for split, tally in tallies.items() if tally.faces},
+        "answer_weights": _nested(weights),
+    }
+
+
+def _source(ready: Ready, account: Account) -> dict[str, Any]:
+    entry = ready.entry
+    return {
+        "source": entry.source,
+        "root": str(entry.root),
+        "fingerprint": fingerprint(ready.root),
+        "protocol": ready.protocol,
+        "options": ready.options.model_dump(mode="json", exclude_defaults=True),
+        "licences": dict(sorted(account.licences.items())),
+        "tasks": list(entry.tasks) if entry.tasks is not None else None,
+        "take": entry.take,
+        "weight": entry.weight,
+        "rows_read": account.read,
+        "rows_not_taken": account.not_taken,
+        "kept": dict(sorted(account.kept.items())),
+        "dropped": account.drops.as_dict(),
+    }
+
+
+def _unasked(tallies: Mapping[str, LabelTally], held_out: tuple[str, ...]) -> list[str]:
+    """Attributes that are not held out, yet cannot be worded without one that is."""
+    seen = {name for tally in tallies.values() for key, name in tally.words if key == "attributes"}
+    rows = [attribute(name) for name in sorted(seen - set(held_out))]
+    return [
+        row.name
+        for row in rows
+        if mentions(row.question, held_out) and mentions(row.phrase, held_out)
+    ]
+
+
+def _nested(weights: AnswerWeights) -> dict[str, dict[str, dict[str, float]]]:
+    nested: dict[str, dict[str, dict[str, float]]] = {}
+    for (task, name), answers in weights.items():
+        rounded = {answer: round(value, 6) for answer, value in sorted(answers.items())}
+        nested.setdefault(task, {})[name] = rounded
+    return nested
+
+
+CARD = """---
+pretty_name: {name}
+task_categories: [visual-question-answering]
+tags: [face, face-mllm]
+configs:
+- config_name: default
+  data_files:
+{files}
+---
+# {name}
+
+Question-answer data about faces, built by face-mllm {version} (seed {seed}, question set
+`{questions}`, templates {template_hash}). One row is one face: image, labels, questions with
+answers, choices and loss weights. `manifest.json` accounts for every row read and every row left
+out.
+
+```python
+from datasets import load_dataset
+data = load_dataset("parquet", data_dir="{name}")
+```
+
+## Splits
+| split | faces | people | questions |
+|---|---|---|---|
+{splits}
+
+No person stands in two splits.
+
+## Sources
+| source | protocol | licence | faces kept | rows dropped |
+|---|---|---|---|---|
+{sources}
+
+The pictures keep the licences of their sources.
+
+## Held out
+{held_out}
+"""
+
+
+def dataset_card(name: str, manifest: Mapping[str, Any]) -> str:
+    """Return the README of a built dataset, in the form the Hugging Face hub reads."""
+    held = manifest["holdout_attributes"]
+    check = manifest["leak_check"]
+    said = f"No question, answer, option or caption ({check['texts_checked']} texts checked) "
+    said += f"mentions {', '.join(held)} or a synonym: they measure zero-shot answers."
+    return CARD.format(
+        name=name,
+        files="\n".join(_file_line(split) for split in manifest["splits"]),
+        splits="\n".join(_split_line(*pair) for pair in manifest["splits"].items()),
+        sources="\n".join(map(_source_line, manifest["sources"])),
+        held_out=said if held else "No attribute is held out.",
+        **{key: manifest[key] for key in ("version", "seed", "questions", "template_hash")},
+    )
+
+
+def _file_line(split: str) -> str:
+    public = "validation" if split == "val" else split
+    return f"  - split: {public}\n    path: {split}-*.parquet"
+
+
+def _split_line(split: str, counts: Mapping[str, Any]) -> str:
+    return f"| {split} | {counts['faces']} | {counts['subjects']} | {counts['questions']} |"
+
+
+def _source_line(entry: Mapping[str, Any]) -> str:
+    dropped = sum(reason["count"] for reason in entry["dropped"].values())
+    licences = ", ".join(entry["licences"])
+    kept = sum(entry["kept"].values())
+    return f"| {entry['source']} | {entry['protocol']} | {licences} | {kept} | {dropped} |"

@@ -1,0 +1,199 @@
+"""Recipes: which sources, how much of each, which questions, what is held out.
+
+Example::
+
+    seed: 0
+    holdout_attributes: [smiling]
+    sources:
+      - source: table
+        root: faces.parquet
+        columns: {id: id, image: image, split: split, expression: expression}
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from data_pipeline.labels.leaks import canonical_held_out
+from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
+from data_pipeline.sources import Source, SourceOptions, get_source
+from face_mllm.configio import load_yaml_model, validate_model
+from face_mllm.errors import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+_TAKE = re.compile(r"all|first:[1-9]\d*|random:(?:\d+(?:\.\d+)?)%")
+
+
+class SourceEntry(BaseModel):
+    """One source of a recipe; keys beyond these are the source's own options.
+
+    Args:
+        source: registered name (``synth``, ``records``, ``table``, ``folder``, ...).
+        root: file or folder, absolute or relative to the recipe.
+        protocol: named split and label rules; the source's documented default when absent.
+        tasks: ask only these (``expression``, ``action_unit``, ...).
+        take: ``all``, ``first:N`` (of each split, in source order) or ``random:P%``.
+        weight: factor on the loss weight of this source's training questions.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    source: str
+    root: Path
+    protocol: str | None = None
+    tasks: tuple[str, ...] | None = None
+    take: str = "all"
+    weight: float = Field(default=1.0, gt=0)
+
+    @field_validator("take")
+    @classmethod
+    def _known_take(cls, value: str) -> str:
+        if not _TAKE.fullmatch(value):
+            raise ValueError(f"take is {value!r}: write all, first:N or random:P%")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        known = sorted({key.split("/")[0] for key in shipped_templates()})
+        for task in value or ():
+            if task not in known:
+                raise ValueError(f"no task {task!r}; tasks are {', '.join(known)}")
+        return value
+
+
+class Recipe(BaseModel):
+    """A build recipe.
+
+    Args:
+        seed: fixes wordings, ``take: random`` and the choice of questions.
+        sources: what to read, in order.
+        holdout_attributes: attributes no question or caption may mention (zero-shot test).
+        questions: shipped question set (``compact``, ``full``) or a YAML file of one's own.
+        expression_classes: overrides the set's classes.
+        grids: overrides the set's numeric grids.
+        faces: ``none``: pictures are used as they are (already cropped to the face).
+        images: ``embed`` bytes into the dataset, or ``link`` files by absolute path.
+        min_side: smaller pictures (px) are dropped.
+        max_questions_per_face: most training questions a face keeps; rare answers are
+            likelier to be kept. None keeps all.
+        rows_per_shard: faces per parquet file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+    sources: tuple[SourceEntry, ...] = Field(min_length=1)
+    holdout_attributes: tuple[str, ...] = ()
+    questions: str = "compact"
+    expression_classes: Literal["basic7", "canonical8"] | None = None
+    grids: Grids | None = None
+    faces: str = "none"
+    images: Literal["embed", "link"] = "embed"
+    min_side: int = Field(default=16, ge=1)
+    max_questions_per_face: int | None = Field(default=None, ge=1)
+    rows_per_shard: int = Field(default=2000, ge=1)
+
+    @field_validator("faces")
+    @classmethod
+    def _only_none(cls, value: str) -> str:
+        if value != "none":
+            raise ValueError(
+                f"{value!r} is not available: this version has no face detector; "
+                "give pictures already cropped to the face and write `faces: none`"
+            )
+        return value
+
+    @field_validator("holdout_attributes")
+    @classmethod
+    def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return canonical_held_out(value)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One source entry with everything looked up: reader, options, root, protocol."""
+
+    entry: SourceEntry
+    source: Source
+    options: SourceOptions
+    root: Path
+    protocol: str
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with its question set and sources ready to read."""
+
+    recipe: Recipe
+    question_set: QuestionSet
+    sources: tuple[Ready, ...]
+
+
+def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
+    """Read a recipe file or a shipped one (``embedded``) and check all it names.
+
+    Args:
+        path_or_name: YAML file, or the name of a file in ``data_pipeline/recipes``.
+        overrides: ``key=value`` strings, such as ``sources.0.root=faces``.
+
+    Raises:
+        UserError: unknown key, source, option, task or question set, or a root that is missing.
+    """
+    path = _find(path_or_name)
+    recipe = load_yaml_model(path, Recipe, overrides)
+    ready = tuple(_ready(entry, path, n) for n, entry in enumerate(recipe.sources))
+    return LoadedRecipe(recipe, _question_set(recipe, path), ready)
+
+
+def _find(path_or_name: str | Path) -> Path:
+    if Path(path_or_name).is_file():
+        return Path(path_or_name)
+    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    if str(path_or_name) in shipped:
+        return RECIPES / f"{path_or_name}.yaml"
+    raise UserError(
+        f"{path_or_name}: no such recipe", f"give a YAML file or one of {', '.join(shipped)}"
+    )
+
+
+def _question_set(recipe: Recipe, path: Path) -> QuestionSet:
+    own = path.parent / recipe.questions
+    name = own if own.is_file() else recipe.questions
+    grids = None if recipe.grids is None else recipe.grids.model_dump()
+    return QuestionSet.load(name, expression_classes=recipe.expression_classes, grids=grids)
+
+
+def _ready(entry: SourceEntry, path: Path, number: int) -> Ready:
+    where = f"{path}: sources.{number}"
+    source = get_source(entry.source)
+    extra = dict(entry.model_extra or {})
+    _check_keys(extra, source, where)
+    options = validate_model(extra, source.options, where)
+    protocol = source.protocol(entry.protocol, options)
+    return Ready(entry, source, options, _root(entry.root, path, where), protocol)
+
+
+def _check_keys(extra: dict[str, Any], source: Source, where: str) -> None:
+    known = [*SourceEntry.model_fields, *source.options.model_fields]
+    for key in extra:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+            raise UserError(f"{where}: source {source.name!r} has no key {key!r}", hint)
+
+
+def _root(root: Path, path: Path, where: str) -> Path:
+    """Relative roots start from the recipe's folder, else from the working one."""
+    beside = path.parent / root.expanduser()
+    for candidate in (beside, root.expanduser()):
+        if candidate.exists():
+            return candidate
+    raise UserError(f"{where}: root {root} does not exist", f"looked for {beside.resolve()}")

@@ -1,0 +1,223 @@
+"""What goes into the manifest: counts per split and label, dropped rows, leaks, identities."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipeline.labels.action_units import is_active
+from data_pipeline.labels.attributes import attribute
+from data_pipeline.labels.leaks import mentions
+from data_pipeline.questions.forms import digest
+from data_pipeline.records import SPLITS, FaceRecord
+from data_pipeline.sources import Dropped
+from face_mllm.errors import UserError
+
+MAX_EXAMPLES = 5
+
+
+@dataclass
+class Drops:
+    """Dropped rows of one source: a count per reason and the first few places."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, drop: Dropped) -> None:
+        """Count one dropped row."""
+        self.counts[drop.reason] += 1
+        if len(self.examples[drop.reason]) < MAX_EXAMPLES:
+            self.examples[drop.reason].append(drop.where)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return reason -> {count, examples} in order of reason."""
+        return {
+            reason: {"count": n, "examples": self.examples[reason]}
+            for reason, n in sorted(self.counts.items())
+        }
+
+
+@dataclass
+class Moments:
+    """Count, mean, deviation and range of a number, in one pass (Welford 1962)."""
+
+    n: int = 0
+    mean: float = 0.0
+    square: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, value: float) -> None:
+        """Take in one value."""
+        self.n += 1
+        step = value - self.mean
+        self.mean += step / self.n
+        self.square += step * (value - self.mean)
+        self.low, self.high = min(self.low, value), max(self.high, value)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return n, mean, standard deviation, min and max, rounded to 4 digits."""
+        deviation = math.sqrt(self.square / self.n)
+        rounded = {"mean": self.mean, "std": deviation, "min": self.low, "max": self.high}
+        return {"n": self.n} | {key: round(value, 4) for key, value in rounded.items()}
+
+
+@dataclass
+class Account:
+    """What happened to the rows of one source entry."""
+
+    read: int = 0
+    not_taken: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    drops: Drops = field(default_factory=Drops)
+
+
+def label_words(labels: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (label key, name, word) of the countable labels; AUs count as active or not."""
+    for key in ("expression", "gender", "age_band"):
+        if key in labels:
+            yield key, "all", labels[key]
+    for name, value in labels.get("attributes", {}).items():
+        yield "attributes", name, "true" if value else "false"
+    for name, value in labels.get("action_units", {}).items():
+        yield "action_units", name, "active" if is_active(value) else "inactive"
+
+
+def label_numbers(labels: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield (name, number) of the numeric labels."""
+    if "age" in labels:
+        yield "age", labels["age"]
+    yield from labels.get("head_pose", {}).items()
+
+
+@dataclass
+class LabelTally:
+    """Counts of one split."""
+
+    faces: int = 0
+    questions: int = 0
+    subjects: set[int] = field(default_factory=set)
+    words: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    numbers: dict[str, Moments] = field(default_factory=dict)
+    tasks: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: FaceRecord) -> None:
+        """Count one face and its labels."""
+        self.faces += 1
+        self.subjects.add(digest(record.source, record.subject))
+        for key, name, word in label_words(record.labels):
+            self.words.setdefault((key, name), Counter())[word] += 1
+        for name, value in label_numbers(record.labels):
+            self.numbers.setdefault(name, Moments()).add(float(value))
+
+    def add_questions(self, record: FaceRecord) -> None:
+        """Count the questions a record kept."""
+        self.questions += len(record.qa)
+        self.tasks.update(qa.task for qa in record.qa)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the manifest says of the split."""
+        labels: dict[str, Any] = {}
+        for (key, name), words in sorted(self.words.items()):
+            counts = dict(sorted(words.items()))
+            if name == "all":
+                labels[key] = counts
+            else:
+                labels.setdefault(key, {})[name] = counts
+        labels |= {name: moments.as_dict() for name, moments in sorted(self.numbers.items())}
+        return {
+            "faces": self.faces,
+            "subjects": len(self.subjects),
+            "questions": self.questions,
+            "tasks": dict(sorted(self.tasks.items())),
+            "labels": labels,
+        }
+
+
+@dataclass
+class Identities:
+    """Refuses an id seen twice and a subject in two splits; 8 bytes of key per face."""
+
+    ids: set[int] = field(default_factory=set)
+    splits: dict[int, str] = field(default_factory=dict)
+
+    def add(self, record: FaceRecord) -> None:
+        """Register one face.
+
+        Raises:
+            UserError: duplicate id, or a subject that already stands in another split.
+        """
+        key = digest(record.id)
+        if key in self.ids:
+            raise UserError(
+                f"id {record.id!r} occurs twice",
+                "give the sources different `name:` or mend the ids",
+            )
+        self.ids.add(key)
+        split = self.splits.setdefault(digest(record.source, record.subject), record.split)
+        if split != record.split:
+            raise UserError(
+                f"{record.id}: subject {record.subject!r} of {record.source} is in both "
+                f"{split} and {record.split}",
+                "drop the split column to use the hash split by subject, or mend the subjects",
+            )
+
+
+@dataclass
+class LeakCheck:
+    """Reads every text of the dataset for words of the held-out attributes."""
+
+    held_out: tuple[str, ...]
+    texts: int = 0
+    captions_removed: int = 0
+
+    def clean_caption(self, caption: str) -> str:
+        """Return a source's own caption, or nothing when it mentions a held-out attribute."""
+        if mentions(caption, self.held_out) is None:
+            return caption
+        self.captions_removed += 1
+        return ""
+
+    def add(self, record: FaceRecord) -> None:
+        """Check one record.
+
+        Raises:
+            UserError: on the first text that gives a held-out attribute away.
+        """
+        for text in _texts(record):
+            self.texts += 1
+            hit = mentions(text, self.held_out)
+            if hit:
+                raise UserError(
+                    f"{record.id}: {text!r} mentions {hit[1]!r}, which gives the held-out "
+                    f"attribute {hit[0]!r} away",
+                    "reword the template or take the attribute off holdout_attributes",
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the check's record: what was searched for, in how many texts, with 0 hits."""
+        terms = {name: list(attribute(name).terms) for name in self.held_out}
+        return {
+            "held_out": terms,
+            "texts_checked": self.texts,
+            "leaks": 0,
+            "captions_removed": self.captions_removed,
+        }
+
+
+def _texts(record: FaceRecord) -> Iterator[str]:
+    if record.caption:
+        yield record.caption
+    for qa in record.qa:
+        yield qa.question
+        yield qa.answer
+        yield from qa.choices
+
+
+def new_tallies() -> dict[str, LabelTally]:
+    """Return an empty tally per split."""
+    return {split: LabelTally() for split in SPLITS}
