@@ -1,0 +1,134 @@
+"""``data show``: what a dataset looks like, on one page or in the terminal.
+
+The loss falls on answers alone: in the sheet the underlined green text is what a model learns to
+say (with the end-of-turn token after it), the rest is only read.
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from data_pipeline.questions.forms import digest
+from data_pipeline.records import SPLITS, FaceRecord, iter_rows, shards_of
+from face_mllm.errors import UserError
+
+THUMB = 192
+HIDDEN_LABELS = frozenset({"parameters", "landmarks"})
+PAGE = Path(__file__).with_suffix(".html")
+
+
+def sample_records(root: str | Path, n: int = 24, seed: int = 0) -> list[FaceRecord]:
+    """Return ``n`` records of a dataset, the same for one seed, drawn over all splits.
+
+    Args:
+        root: dataset folder.
+        n: how many; all when there are fewer.
+        seed: of the draw.
+
+    Raises:
+        UserError: when the folder holds no faces.
+    """
+    root = Path(root)
+    if not any(shards_of(root, split) for split in SPLITS):
+        raise UserError(f"{root}: not a built dataset", "give the folder `data build` wrote")
+    ids = (row["id"] for split in SPLITS for row in iter_rows(root, split, ["id"]))
+    wanted = set(heapq.nsmallest(n, ids, key=lambda key: digest("show", seed, key)))
+    rows = (row for split in SPLITS for row in iter_rows(root, split))
+    return [FaceRecord.from_row(row) for row in rows if row["id"] in wanted]
+
+
+def show_html(root: str | Path, out_html: str | Path, n: int = 24, seed: int = 0) -> Path:
+    """Write a contact sheet as one HTML file that needs no other: faces, labels, questions.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UserError: no faces in ``root``, or a picture that cannot be read.
+    """
+    records = sample_records(root, n, seed)
+    total = sum(1 for split in SPLITS for _ in iter_rows(root, split, ["id"]))
+    page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
+    html = page.render(
+        title=f"{Path(root).name}: faces and questions",
+        faces=len(records),
+        total=total,
+        records=[_view(record) for record in records],
+    )
+    out = Path(out_html)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, out)
+    return out
+
+
+def show_terminal(root: str | Path, n: int = 4, seed: int = 0) -> Group:
+    """Return the same view for a terminal, without pictures: print it with a Rich console."""
+    return Group(*(_panel(record) for record in sample_records(root, n, seed)))
+
+
+def _view(record: FaceRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "source": record.source,
+        "split": record.split,
+        "licence": record.licence or "licence unstated",
+        "caption": record.caption,
+        "labels": list(label_lines(record)),
+        "qa": record.qa,
+        "src": _thumbnail(record),
+    }
+
+
+def _thumbnail(record: FaceRecord) -> str:
+    image = record.open_image()
+    image.thumbnail((THUMB, THUMB))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def label_lines(record: FaceRecord) -> Iterable[tuple[str, str]]:
+    """Yield (label, readable value) of the labels a person would look at."""
+    for key, value in sorted(record.labels.items()):
+        if key in HIDDEN_LABELS:
+            continue
+        if key == "attributes":
+            yield key, ", ".join(name if flag else f"not {name}" for name, flag in value.items())
+        elif isinstance(value, dict):
+            yield key, ", ".join(f"{name} {_short(entry)}" for name, entry in value.items())
+        else:
+            yield key, _short(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _panel(record: FaceRecord) -> Panel:
+    table = Table(box=None, pad_edge=False)
+    for name in ("task", "name", "question", "answer (carries loss)", "weight"):
+        table.add_column(name)
+    for qa in record.qa:
+        answer = Text(qa.answer, style="green underline")
+        words = [Text(word) for word in (qa.task, qa.name, qa.question)]
+        table.add_row(*words, answer, f"{qa.weight:.2f}")
+    labels = (Text.assemble((key, "bold"), f" {value}") for key, value in label_lines(record))
+    title = Text(f"{record.id} · {record.source} · {record.split}")
+    return Panel(Group(*labels, table), title=title)
