@@ -12,7 +12,7 @@ import io
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,9 @@ from data_pipeline.records import (
     whole_folder,
 )
 from data_pipeline.sources import Dropped
+from data_pipeline.tables import Progress
 from data_pipeline.tally import Account, Identities, LabelTally, LeakCheck, new_tallies
 from face_mllm.errors import UserError
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with (phase, faces done, faces in all or None)."""
 
 
 def build(
@@ -62,7 +60,7 @@ def build(
         recipe_path: YAML file or name of a shipped recipe.
         out: folder to make; it must not hold files yet.
         overrides: ``key=value`` changes to the recipe.
-        progress: told the phase and how many faces are done.
+        progress: called with (faces done, faces in all or 0, what is going on).
 
     Returns:
         The manifest, as written to ``manifest.json``.
@@ -164,7 +162,7 @@ class _Job:
             count_answers(self.candidates, qas, self.balanced)
         writer.add(record)
         self.done += 1
-        self.progress("read", self.done, None)
+        self.progress(self.done, 0, "reading")
 
     def _captioned(self, record: FaceRecord, ready: Ready) -> FaceRecord:
         if record.caption:
@@ -173,8 +171,11 @@ class _Job:
         asked = tasks is None or "caption" in tasks
         if not (asked and "caption/open" in self.questions.forms and record.labels):
             return record
+        short = self.questions.captions == "short"
         rng = random.Random(digest("caption", self.recipe.seed, record.id))
-        return replace(record, caption=write_caption(record.labels, rng, self.held_out))
+        return replace(
+            record, caption=write_caption(record.labels, rng, self.held_out, short=short)
+        )
 
     # --- second pass
 
@@ -190,7 +191,7 @@ class _Job:
                 self.tallies[record.split].add_questions(finished)
                 writer.add(finished)
                 done += 1
-                self.progress("write", done, total)
+                self.progress(done, total, "writing")
         writer.finish()
 
     def _kept_counts(self, spool: Path, chances: AnswerWeights) -> AnswerCounts:

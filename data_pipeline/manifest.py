@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
 from data_pipeline.questions.balance import AnswerWeights
 from data_pipeline.recipe import LoadedRecipe, Ready
 from data_pipeline.sources import fingerprint
+from data_pipeline.tables import rendered
 from data_pipeline.tally import Account, LabelTally, LeakCheck
 
 
@@ -136,6 +140,21 @@ def dataset_card(name: str, manifest: Mapping[str, Any]) -> str:
         held_out=said if held else "No attribute is held out.",
         **{key: manifest[key] for key in ("version", "seed", "questions", "template_hash")},
     )
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """Return the realised counts as a table: faces, people, questions per split and source."""
+    table = Table("split", "faces", "people", "questions", box=None, pad_edge=False)
+    for split, counts in manifest["splits"].items():
+        table.add_row(split, *(str(counts[key]) for key in ("faces", "subjects", "questions")))
+    return rendered(table, *map(_account_line, manifest["sources"]))
+
+
+def _account_line(entry: Mapping[str, Any]) -> Text:
+    kept = ", ".join(f"{split} {count}" for split, count in entry["kept"].items())
+    drops = "; ".join(f"{why}: {of['count']}" for why, of in entry["dropped"].items())
+    where = f"{entry['source']} {entry['root']} ({entry['protocol']})"
+    return Text(f"{where}: {kept}" + (f"; dropped {drops}" if drops else ""))
 
 
 def _file_line(split: str) -> str:

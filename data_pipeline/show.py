@@ -23,6 +23,7 @@ from rich.text import Text
 
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import SPLITS, FaceRecord, iter_rows, shards_of
+from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
 
 THUMB = 192
@@ -76,9 +77,20 @@ def show_html(root: str | Path, out_html: str | Path, n: int = 24, seed: int = 0
     return out
 
 
-def show_terminal(root: str | Path, n: int = 4, seed: int = 0) -> Group:
-    """Return the same view for a terminal, without pictures: print it with a Rich console."""
-    return Group(*(_panel(record) for record in sample_records(root, n, seed)))
+def show_terminal(root: str | Path, n: int = 4, seed: int = 0) -> str:
+    """Return the same view as text for this terminal, without pictures."""
+    return rendered(*(_panel(record) for record in sample_records(root, n, seed)))
+
+
+def show(root: str | Path, html: str | Path | None = None, count: int = 12) -> str:
+    """Return what to print: the faces as text, or the path of the contact sheet written.
+
+    Raises:
+        UserError: as :func:`show_html`.
+    """
+    if html is None:
+        return show_terminal(root, count)
+    return f"wrote {show_html(root, html, count)}"
 
 
 def _view(record: FaceRecord) -> dict[str, Any]:

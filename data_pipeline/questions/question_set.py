@@ -63,6 +63,7 @@ class QuestionSet(_Strict):
         expression_classes: the class set of expression questions.
         active_threshold: smallest AU intensity that counts as active.
         exact_numbers: answer numbers to the unit instead of to the grid.
+        captions: length of captions written from labels (``short``: within 30 LLM tokens).
         grids: numeric choices for scoring and rounding.
         templates: wordings by form key; those missing come from the shipped files.
     """
@@ -72,6 +73,7 @@ class QuestionSet(_Strict):
     expression_classes: Literal["basic7", "canonical8"] = "basic7"
     active_threshold: float = Field(default=2.0, gt=0, le=5)
     exact_numbers: bool = False
+    captions: Literal["short", "long"] = "short"
     grids: Grids = Grids()
     templates: dict[str, Wording] = {}
 

@@ -8,13 +8,18 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 
+from rich.table import Table
+from rich.text import Text
+
 from data_pipeline.sources.base import Dropped, Source, SourceOptions, fingerprint, hash_split
+from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
 
 __all__ = [
     "Dropped",
     "Source",
     "SourceOptions",
+    "describe_sources",
     "fingerprint",
     "get_source",
     "hash_split",
@@ -44,3 +49,12 @@ def get_source(name: str) -> Source:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known sources: {', '.join(known)}"
     raise UserError(f"unknown source {name!r}", hint)
+
+
+def describe_sources() -> str:
+    """Return a table of what ``data build`` can read, with protocols."""
+    table = Table("source", "reads", "protocols", box=None, pad_edge=False)
+    for source in sources().values():
+        protocols = ", ".join(source.protocols) or "named by the recipe"
+        table.add_row(source.name, Text(source.summary), Text(protocols))
+    return rendered(table)
