@@ -80,6 +80,9 @@ def validate(
     overrides: Overrides = None,
 ) -> None:
     """Check a config without training: keys, paths, tokenizer, one batch, memory and time."""
+    from face_mllm.configio import find_config
+
+    find_config(config)  # a misspelt path is said at once, before the heavy imports
     from face_mllm.validate import validate as run
 
     run(config, overrides or [])
@@ -91,6 +94,9 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train one stage; the same command again goes on after an interruption."""
+    from face_mllm.configio import find_config
+
+    find_config(config)
     from face_mllm.train import main as run
 
     with terminal_progress("training") as progress:
@@ -145,7 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 1 not done."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        return int(app(arguments, prog_name="face-mllm", standalone_mode=False) or 0)
+        code = int(app(arguments, prog_name="face-mllm", standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # some typer versions turn the signal into an exit code
+            raise KeyboardInterrupt
+        return code
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted -> the same command goes on where it can", INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe left; nobody to tell
