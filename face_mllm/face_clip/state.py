@@ -1,0 +1,96 @@
+"""What a run of training carries from step to step: averaged weights and resumable checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from face_mllm.errors import UserError
+
+
+class Average:
+    """Exponential moving average of a model's weights and batch-norm statistics.
+
+    The decay starts low, so early averages are not dominated by the random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model after optimiser step ``step`` (from 1)."""
+        decay = min(self.decay, step / (step + 10))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def flat_state(
+    model: nn.Module, heads: nn.Module, average: Average, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Return every tensor of a run under one level of names."""
+    flat = {f"model.{name}": value for name, value in model.state_dict().items()}
+    flat |= {f"heads.{name}": value for name, value in heads.state_dict().items()}
+    flat |= {f"average.{name}": value for name, value in average.state.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        flat |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    return {name: value.detach().contiguous().cpu() for name, value in flat.items()}
+
+
+def restore(
+    flat: dict[str, torch.Tensor],
+    model: nn.Module,
+    heads: nn.Module,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put the tensors of :func:`flat_state` back."""
+    model.load_state_dict(_under(flat, "model."))
+    heads.load_state_dict(_under(flat, "heads."))
+    for name, value in _under(flat, "average.").items():
+        average.state[name].copy_(value)
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _under(flat, "optimizer.").items():
+        index, slot = name.split(".")
+        slots.setdefault(int(index), {})[slot] = value
+    state = optimizer.state_dict()
+    optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+
+
+def _under(flat: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): v for name, v in flat.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, flat: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; ``about`` travels as json."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(flat, partial, metadata={"about": json.dumps(about)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: when the file is missing or is no checkpoint of this trainer.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: not a face-clip checkpoint ({error})",
+            "set resume: never to start anew, or give the right file",
+        ) from error
