@@ -110,14 +110,31 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Built dataset folder.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for results.json, report.html.")],
     tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated; all if empty.")] = "",
-    scorer: Annotated[str, typer.Option("--scorer", help="How answers are read.")] = "likelihood",
+    scorer: Annotated[
+        str, typer.Option("--scorer", help="likelihood, generate or both.")
+    ] = "likelihood",
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many faces.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw and the bootstrap.")] = 0,
 ) -> None:
     """Score a model on held-out faces next to majority and linear-probe baselines."""
     from eval.run import evaluate as run
 
     wanted = [task.strip() for task in tasks.split(",") if task.strip()] or None
     with terminal_progress("evaluating") as progress:
-        run(model=model, data=data, out=out, tasks=wanted, scorer=scorer, progress=progress)
+        run(
+            model,
+            data,
+            out,
+            tasks=wanted,
+            split=split,
+            scorer=scorer,
+            limit=limit,
+            seed=seed,
+            progress=progress,
+        )
     typer.echo(out / "report.html")
 
 

@@ -46,9 +46,11 @@ def build(
 ) -> None:
     """Turn labelled sources into a dataset of face records with questions and answers."""
     from data_pipeline.build import build as run
+    from data_pipeline.manifest import summary
 
     with terminal_progress("building") as progress:
-        run(recipe, out, overrides or [], progress=progress)
+        manifest = run(recipe, out, overrides or [], progress=progress)
+    typer.echo(summary(manifest))
     typer.echo(out)
 
 
