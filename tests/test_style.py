@@ -10,7 +10,8 @@ PACKAGES = ("face_mllm", "data_pipeline", "eval")
 MAX_FUNCTION, MEDIAN_FUNCTION, MAX_FILE, MIN_DOCSTRINGS = 60, 13, 400, 0.9
 TEXT = {".py", ".yaml", ".yml", ".md", ".toml", ".json", ".jinja", ".html", ".sh", ""}
 # somebody's home or work folder, in parts so that this file does not match itself
-MACHINE_PATH = re.compile(r"(?<![\w.}/])/(?:" + "|".join(("home", "root", "work", "Users")) + r")/\w")
+HOMES = "|".join(("home", "root", "work", "Users"))
+MACHINE_PATH = re.compile(rf"(?<![\w.}}/])/(?:{HOMES})/\w")
 TEMP_PATH = re.compile(r"(?<![\w.}/])/t" + r"mp/\w")
 
 
