@@ -39,8 +39,18 @@ def _pattern(term: str) -> str:
 
 @lru_cache(maxsize=256)
 def _matcher(name: str) -> re.Pattern[str]:
-    terms = sorted(attribute(name).terms, key=len, reverse=True)
-    return re.compile("|".join(_pattern(term) for term in terms))
+    terms = {order for term in attribute(name).terms for order in _orders(term)}
+    return re.compile("|".join(_pattern(term) for term in sorted(terms, key=_longest_first)))
+
+
+def _orders(term: str) -> tuple[str, ...]:
+    """Two words are looked for in both orders: "black hair", "the hair is black"."""
+    words = term.split()
+    return (term, f"{words[1]} {words[0]}") if len(words) == 2 else (term,)
+
+
+def _longest_first(term: str) -> tuple[int, str]:
+    return -len(term), term
 
 
 @lru_cache(maxsize=65536)
