@@ -10,6 +10,7 @@ TP = 0 -> 0 (the DISFA and BP4D convention).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,12 @@ def subject_weights(
         yield draws.astype(np.float32)
 
 
+@lru_cache(maxsize=1)
+def _kept_weights(subjects: int, seed: int, resamples: int) -> tuple[NDArray[np.float32], ...]:
+    """The draws of the last call, as every name of a table asks for the same ones."""
+    return tuple(subject_weights(subjects, seed, resamples))
+
+
 def resample(stats: Array, seed: int, resamples: int = RESAMPLES) -> Array:
     """Statistics of every bootstrap resample.
 
@@ -143,7 +150,9 @@ def resample(stats: Array, seed: int, resamples: int = RESAMPLES) -> Array:
         [resamples, ...].
     """
     flat = stats.reshape(len(stats), -1)
-    blocks = [weights @ flat for weights in subject_weights(len(stats), seed, resamples)]
+    small = len(stats) * resamples <= _BLOCK
+    draw = _kept_weights if small else subject_weights
+    blocks = [weights @ flat for weights in draw(len(stats), seed, resamples)]
     return np.concatenate(blocks).reshape(resamples, *stats.shape[1:])
 
 

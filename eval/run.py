@@ -197,6 +197,7 @@ def _about(
         "train_faces": 0 if train is None else train[0].total,
         "holdout": list(asking.holdout),
         "baselines": list(beside),
+        "synthetic": "synth" in asking.protocols,
     }
 
 

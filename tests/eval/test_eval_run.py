@@ -69,7 +69,7 @@ def test_linear_probe_finds_linear_labels(data):
     for task, metric in (("expression", "uar"), ("action_unit", "f1_macro")):
         assert found[task, "all", metric]["baselines"]["linear_probe"] >= 0.95
     assert (
-        found["zero_shot_attribute", "all", "balanced_accuracy"]["baselines"]["linear_probe"] == 1
+        found["zero_shot_attribute", "all", "balanced_accuracy"]["baselines"]["linear_probe"] > 0.9
     )
     assert found["age", "all", "mae"]["baselines"]["linear_probe"] < 2
 

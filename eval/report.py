@@ -1,0 +1,162 @@
+"""The report: one self-contained HTML page, and the same headline table on the console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
+
+from eval import plots
+from eval.cards import cards
+from eval.run import Measured
+from eval.tasks import LOWER_IS_BETTER, UNITS, headline, in_order
+
+_HEADLINES = ("uar", "f1_macro", "balanced_accuracy", "mae")
+_NAMES = {
+    "uar": "UAR",
+    "war": "WAR",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "mae": "MAE",
+    "mae_argmax": "MAE of the likeliest value",
+    "recall": "recall",
+}
+
+
+def headlines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entry that stands for each task, protocol and scorer, in the order of reports."""
+    chosen = []
+    for task in in_order([entry["task"] for entry in results]):
+        whole = [e for e in results if e["task"] == task and e["name"] == "all"]
+        metrics = {entry["metric"] for entry in whole}
+        kind = "numeric" if "mae" in metrics else "binary" if "f1_macro" in metrics else "classes"
+        metric = headline(task, kind)
+        metric = metric if metric in metrics else next(m for m in _HEADLINES if m in metrics)
+        chosen += [entry for entry in whole if entry["metric"] == metric]
+    return chosen
+
+
+def shown(value: float | None, metric: str) -> str:
+    """A figure as printed: three digits for shares, two for years and degrees."""
+    if value is None:
+        return "\u2013"
+    return f"{value:.2f}" if metric in LOWER_IS_BETTER else f"{value:.3f}"
+
+
+def metric_name(entry: dict[str, Any]) -> str:
+    """Metric with its unit."""
+    name = _NAMES.get(entry["metric"], entry["metric"])
+    unit = UNITS.get(entry["task"]) if entry["metric"] in LOWER_IS_BETTER else None
+    return f"{name} ({unit})" if unit else name
+
+
+def interval(entry: dict[str, Any]) -> str:
+    """The 95 % interval as text."""
+    low, high = (shown(end, entry["metric"]) for end in entry["ci95"])
+    return f"{low} to {high}"
+
+
+def verdict(entry: dict[str, Any], baseline: str = "linear_probe") -> str:
+    """``better``, ``worse`` or ``level``: where the baseline lies against the interval."""
+    beside, (low, high) = entry["baselines"].get(baseline), entry["ci95"]
+    if beside is None or low is None or low <= beside <= high:
+        return "level"
+    return "better" if (beside < low) != (entry["metric"] in LOWER_IS_BETTER) else "worse"
+
+
+def print_results(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the headline table with Rich.
+
+    Args:
+        results: what :func:`eval.run.evaluate` returned, or a loaded ``results.json``.
+    """
+    table = Table(title="held-out faces: model beside baselines", title_justify="left")
+    for heading in ("task", "metric"):
+        table.add_column(heading)
+    for heading in ("model", "95 % interval", *plots.LABELS.values(), "faces"):
+        table.add_column(heading, justify="right")
+    colour = {"better": "green", "worse": "yellow", "level": "bold"}
+    chosen = headlines(results["results"])
+    scorers = {entry["scorer"] for entry in chosen}
+    for entry in chosen:
+        task = entry["task"].replace("_", " ")
+        value = shown(entry["value"], entry["metric"])
+        table.add_row(
+            f"{task} ({entry['scorer']})" if len(scorers) > 1 else task,
+            metric_name(entry),
+            f"[{colour[verdict(entry)]}]{value}[/]",
+            interval(entry),
+            *(shown(entry["baselines"].get(name), entry["metric"]) for name in plots.LABELS),
+            f"{entry['n']:,}",
+        )
+    (console or Console()).print(table)
+
+
+def write_report(found: dict[str, Any], measured: Measured, path: Path, seed: int) -> None:
+    """Write the page: tables, figures and pictures inside, no link to anything outside."""
+    environment = Environment(
+        loader=PackageLoader("eval", ""), autoescape=True, undefined=StrictUndefined
+    )
+    environment.globals |= {
+        "shown": shown,
+        "metric_name": metric_name,
+        "interval": interval,
+        "verdict": verdict,
+        "labels": plots.LABELS,
+        "plain": lambda text: text.replace("_", " "),
+    }
+    page = environment.get_template("report.html.j2").render(
+        found=found,
+        about={"model": "", "chain": [], "data": "", "bases": {}, **measured.about},
+        headlines=headlines(found["results"]),
+        sections=sections(measured),
+        cards=cards(measured, seed),
+        detail=detail(found["results"]),
+        several_protocols=len({e["protocol"] for e in found["results"]}) > 1,
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def detail(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every entry, in the order of reports."""
+    order = {task: at for at, task in enumerate(in_order([e["task"] for e in results]))}
+    return sorted(results, key=lambda entry: order[entry["task"]])
+
+
+def sections(measured: Measured) -> list[dict[str, Any]]:
+    """One figure per task, protocol and scorer of the model."""
+    made = []
+    scorers = list(dict.fromkeys(entry["scorer"] for entry in measured.results))
+    rows = measured.predictions[measured.predictions["scorer"].isin(scorers)]
+    groups = {key: part for key, part in rows.groupby(["task", "protocol", "scorer"])}  # noqa: C416
+    for task in in_order([key[0] for key in groups]):
+        for key, part in groups.items():
+            if key[0] == task:
+                title = ", ".join([task.replace("_", " "), *key[1:]])
+                made.append({"title": title, "svg": Markup(_figure(measured, part, key))})
+    return made
+
+
+def _figure(measured: Measured, rows: pd.DataFrame, key: tuple[str, str, str]) -> str:
+    task, protocol, scorer = key
+    name, kind = "-".join(key), rows["kind"].iloc[0]
+    if kind == "numeric":
+        return plots.scatters(rows, UNITS.get(task, ""), name)
+    if kind == "classes":
+        return plots.confusion(rows, name)
+    metric = "f1" if task == "action_unit" else "balanced_accuracy"
+    entries = [
+        entry
+        for entry in measured.results
+        if (entry["task"], entry["protocol"], entry["scorer"]) == (task, protocol, scorer)
+        and entry["metric"] == metric
+        and entry["name"] != "all"
+    ]
+    return plots.bars(entries, _NAMES[metric], name)
