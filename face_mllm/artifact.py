@@ -26,6 +26,7 @@ from face_mllm.model.processing import FaceProcessor
 from face_mllm.stages import PART_PREFIX, part_of
 
 STAGE_FILE = "stage.json"
+QUESTIONS_FILE = "questions.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PACKAGES = ("face-mllm", "torch", "transformers", "peft", "accelerate", "datasets")
 

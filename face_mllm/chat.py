@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.records import open_rgb
-from face_mllm.artifact import Artifact, load_artifact
-from face_mllm.hardware import for_precision
+from face_mllm.artifact import QUESTIONS_FILE
+from face_mllm.errors import UserError
 from face_mllm.scoring import LikelihoodScorer, generate_answer
 
 Picture = Image.Image | str | Path
+GROUPS = {"action_unit": "action_units", "attribute": "attributes"}
 
 
 class FaceMLLM:
@@ -26,9 +28,11 @@ class FaceMLLM:
         'happiness'
     """
 
-    def __init__(self, scorer: LikelihoodScorer, artifact: Artifact) -> None:
+    def __init__(self, scorer: LikelihoodScorer, folder: Path) -> None:
         self.scorer = scorer
-        self.artifact = artifact
+        self.folder = folder
+        path = folder / QUESTIONS_FILE
+        self.questions: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, precision: str = "auto") -> FaceMLLM:
@@ -38,9 +42,7 @@ class FaceMLLM:
             folder: what ``face-mllm train`` wrote.
             precision: auto, bf16 or fp32.
         """
-        chosen = for_precision(precision)
-        model, processor, artifact = load_artifact(folder, chosen.torch_dtype)
-        return cls(LikelihoodScorer(model.to(chosen.device), processor, chosen.autocast), artifact)
+        return cls(LikelihoodScorer.from_artifact(folder, precision), Path(folder))
 
     def ask(
         self,
@@ -75,40 +77,40 @@ class FaceMLLM:
         return dict(zip(choices, normalise(log_likelihoods).tolist(), strict=True))
 
     def describe(self, image: Picture) -> dict[str, Any]:
-        """One row per face: expression probabilities, AUs, attributes, age, head pose.
+        """One row per face: every closed question the model was taught, asked once.
 
         Returns:
             ``expression`` {class: probability}, ``action_units`` {AU: probability active},
             ``attributes`` {name: probability}, ``age`` years, ``head_pose`` degrees. A value is
             an estimate of this model, not a fact about a person.
         """
-        from data_pipeline.questions import describe_questions
-
-        questions = describe_questions()
-        asked = [(q.question, q.choices) for q in questions]
+        if not self.questions:
+            raise UserError(
+                f"{self.folder}: holds no {QUESTIONS_FILE}",
+                "train on a dataset built with `face-mllm data build`",
+            )
+        asked = [(entry["question"], entry["choices"]) for entry in self.questions]
         rows = self.scorer.score(picture(image), asked)
         out: dict[str, Any] = {}
-        for question, row in zip(questions, rows, strict=True):
-            _enter(out, question, normalise(row))
+        for entry, row in zip(self.questions, rows, strict=True):
+            _enter(out, entry, normalise(row))
         return out
 
 
-def _enter(out: dict[str, Any], question: Any, chances: np.ndarray) -> None:
+def _enter(out: dict[str, Any], entry: dict[str, Any], chances: np.ndarray) -> None:
     """Put one scored question into the description."""
-    if question.values:
-        value = round(float(np.dot(chances, question.values)), 1)
-        if question.task == "age":
-            out["age"] = value
-        else:
-            out.setdefault(question.task, {})[question.name] = value
-    elif question.task == "expression":
-        rounded = [round(float(chance), 4) for chance in chances]
-        out["expression"] = dict(zip(question.choices, rounded, strict=True))
+    task = GROUPS.get(entry["task"], entry["task"])
+    if entry["values"]:
+        answer: Any = round(float(np.dot(chances, entry["values"])), 1)
+    elif tuple(entry["choices"]) == ("yes", "no"):
+        answer = round(float(chances[0]), 4)
     else:
-        group = {"action_unit": "action_units", "attribute": "attributes"}.get(
-            question.task, question.task
-        )
-        out.setdefault(group, {})[question.name] = round(float(chances[0]), 4)
+        rounded = [round(float(chance), 4) for chance in chances]
+        answer = dict(zip(entry["choices"], rounded, strict=True))
+    if entry["name"] == "all":
+        out[task] = answer
+    else:
+        out.setdefault(task, {})[entry["name"]] = answer
 
 
 def normalise(log_likelihoods: np.ndarray) -> np.ndarray:

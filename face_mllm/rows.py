@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data_pipeline.records import QA, FaceRecord, load_split
+from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.tree import TreeRow, collate_trees
@@ -55,7 +56,6 @@ class FaceRows(Dataset):
         limit: questions per face.
         max_tokens: longest row; longer ones lose questions from the end, never image tokens.
         seed: of order and draws.
-        visits: number of rows the dataset pretends to hold.
     """
 
     def __init__(
@@ -82,6 +82,18 @@ class FaceRows(Dataset):
                 f"max_tokens {max_tokens} leaves no room after a prefix of {prefix} tokens",
                 f"set max_tokens to at least {prefix + 64}",
             )
+
+    @classmethod
+    def from_stage(cls, stage: StageConfig, processor: FaceProcessor) -> FaceRows:
+        """The rows a stage trains on."""
+        return cls(
+            stage.data,
+            processor,
+            stage.tasks,
+            stage.max_questions_per_face,
+            stage.max_tokens,
+            stage.seed,
+        )
 
     def __len__(self) -> int:
         return self.visits

@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import set_seed
 
-from data_pipeline.records import read_manifest
+from data_pipeline.questions import QuestionSet, closed_questions
+from data_pipeline.records import load_split, read_manifest
 from face_mllm.artifact import (
+    QUESTIONS_FILE,
     Artifact,
     load_weights,
     package_versions,
@@ -64,13 +66,17 @@ def main(
         overrides: ``key=value`` pairs.
         progress: called with (step, steps, text).
     """
-    kind = load_yaml_model(config, _AnyKind).kind
-    if kind == "face_clip":
+    if config_kind(config) == "face_clip":
         from face_mllm.face_clip.config import FaceClipConfig
         from face_mllm.face_clip.train import train_face_clip
 
         return train_face_clip(load_yaml_model(config, FaceClipConfig, overrides), progress)
     return train(load_yaml_model(config, StageConfig, overrides), progress)
+
+
+def config_kind(config: str | Path) -> str:
+    """What a config trains: ``mllm`` or ``face_clip``."""
+    return load_yaml_model(config, _AnyKind).kind
 
 
 def train(config: StageConfig, progress: Progress | None = None) -> Path:
@@ -90,14 +96,7 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
-    rows = FaceRows(
-        config.data,
-        processor,
-        config.tasks,
-        config.max_questions_per_face,
-        config.max_tokens,
-        config.seed,
-    )
+    rows = FaceRows.from_stage(config, processor)
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
     trainer.train(resume_from_checkpoint=last_good_checkpoint(run_folder(config), config.resume))
     return finish(config, trainer, artifact, processor)
@@ -269,12 +268,28 @@ def finish(
         }
         artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
         files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
+        files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
         files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_artifact(model, processor, artifact, config.out, state=state, extra_files=files)
         shutil.rmtree(run)
     trainer.accelerator.wait_for_everyone()
     return config.out
+
+
+def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> list[dict]:
+    """The closed questions of the training split in canonical wording: what `describe` asks."""
+    if "question_set" not in manifest:
+        return []
+    question_set = QuestionSet.from_manifest(manifest)
+    found: dict[tuple[str, str], dict] = {}
+    for row in load_split(data, "train").remove_columns(["image", "qa"]).take(faces):
+        for asked in closed_questions(json.loads(row["labels"]), question_set):
+            entry = dataclasses.asdict(asked)
+            entry.pop("truth")
+            found.setdefault((asked.task, asked.name), entry)
+    held_out = set(manifest.get("holdout_attributes") or ())
+    return [entry for (_, name), entry in found.items() if name not in held_out]
 
 
 def manifest_fingerprint(manifest: dict[str, Any]) -> str:
