@@ -2,9 +2,12 @@ import hashlib
 import io
 import json
 import random
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -354,3 +357,36 @@ def test_every_shipped_recipe_builds(folder, path):
     manifest = build(path.stem, folder / "out", [f"sources.0.root={folder / 'faces'}"])
     assert manifest["splits"]["train"]["questions"] > 100
     assert manifest["holdout_attributes"] == HELD
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.yaml"))
+
+
+def plant_example_inputs(root):
+    (root / "real_faces").mkdir(parents=True)
+    bytes_ = [{"bytes": picture(i), "path": None} for i in range(10)]
+    common = {"image": bytes_, "split": ["train"] * 8 + ["val"] * 2}
+    gender = {"gender": ["Male", "Female"] * 5}
+    tables = {
+        "fairface": {**gender, "age_band": ["20-29", "more than 70"] * 5},
+        "portrait": {**gender, "birth_year": [1950 + i for i in range(10)]},
+        "mux": {"expression": ["neutral", "sadness"] * 5, "subject": list("abcdefghij")},
+    }
+    for name, columns in tables.items():
+        ids = [f"{name}_{i}" for i in range(10)]
+        path = root / "real_faces" / f"{name}.parquet"
+        pq.write_table(pa.table({"id": ids, **common, **columns}), path)
+    for number in range(40):
+        path = root / "faces" / ("happy", "sad")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_recipe_builds_from_files_of_the_shape_it_describes(tmp_path, path):
+    plant_example_inputs(tmp_path)
+    copied = tmp_path / path.name
+    copied.write_text(path.read_text())
+    manifest = build(copied, tmp_path / "out")
+    assert manifest["splits"]["train"]["questions"] > 0
+    assert sum(entry["dropped"] != {} for entry in manifest["sources"]) == 0
