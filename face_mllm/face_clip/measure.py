@@ -167,7 +167,13 @@ def _expression_probe(
         return None
     probe = _logistic(balanced=True).fit(fit[here], fit_targets.expression[here].numpy())
     predicted = probe.predict(features[there])
-    return float(recall_score(targets.expression[there].numpy(), predicted, average="macro"))
+    return _uar(targets.expression[there].numpy(), predicted)
+
+
+def _uar(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean recall over the classes that occur."""
+    classes = np.unique(truth)
+    return float(recall_score(truth, predicted, labels=classes, average="macro"))
 
 
 def _ridge(fit: np.ndarray, wanted: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -265,7 +271,7 @@ def _expression_prompts(
     ]
     predicted = _scores(model, tokenizer, images[there], prompts).argmax(1).numpy()
     wanted = np.array([BASIC7.index(EXPRESSIONS[row]) for row in targets.expression[there]])
-    return float(recall_score(wanted, predicted, average="macro"))
+    return _uar(wanted, predicted)
 
 
 @torch.inference_mode()

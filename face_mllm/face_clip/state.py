@@ -60,9 +60,12 @@ def restore(
     heads.load_state_dict(_under(flat, "heads."))
     for name, value in _under(flat, "average.").items():
         average.state[name].copy_(value)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _under(flat, "optimizer.").items():
         index, slot = name.split(".")
+        if value.dim():  # the fused step walks raw memory: layouts must agree (channels last)
+            value = torch.empty_like(parameters[int(index)]).copy_(value)
         slots.setdefault(int(index), {})[slot] = value
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})

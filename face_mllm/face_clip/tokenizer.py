@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -16,6 +17,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+# letters and digits stay together: AU12 is one word, and so one token
+WORD = r" ?[\p{L}\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+"
 PAD, BOS, UNK, EOS = "<|pad|>", "<|startoftext|>", "<|unk|>", "<|endoftext|>"
 
 
@@ -30,8 +33,21 @@ def train_tokenizer(
         max_tokens: longest text the text tower takes, both ends included.
     """
     core = Tokenizer(models.BPE(unk_token=UNK))
-    core.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    core.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Lowercase(),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Prepend(" "),  # the first word is the token it is elsewhere
+        ]
+    )
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
