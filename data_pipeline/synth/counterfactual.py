@@ -1,0 +1,96 @@
+"""Pairs of the same face that differ in exactly one factor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipeline.synth.actions import UNIT_ACTIONS, actions_for, unit_intensities
+from data_pipeline.synth.sample import AGE_ANNY, AGE_YEARS, FaceSpec, generator
+
+
+def pair_of(spec: FaceSpec) -> tuple[FaceSpec, FaceSpec]:
+    """Return the face and its twin; both name the factor that differs."""
+    r = generator(spec.seed, spec.index, 3)
+    names = list(FACTORS)
+    for at in r.permutation(len(names)):
+        twin = FACTORS[names[at]](spec, r)
+        if twin is not None:
+            factor, changed = twin
+            first = dataclasses.replace(spec, factor=factor)
+            return first, dataclasses.replace(changed, factor=factor, changed=True)
+    raise AssertionError("the pose can always be changed")
+
+
+Twin = tuple[str, FaceSpec] | None
+
+
+def _unit(spec: FaceSpec, r: np.random.Generator) -> Twin:
+    """Switch one action unit on or off; the expression of both is then unknown."""
+    unit = str(r.choice([u for u in UNIT_ACTIONS if u not in ("AU24", "AU26")]))
+    actions = dict(spec.actions)
+    names = actions_for({unit: 1.0})
+    if unit_intensities(actions)[unit] > 0:
+        for name in names:
+            actions.pop(name, None)
+    else:
+        amount = float(r.uniform(0.6, 1.0))
+        actions |= dict.fromkeys(names, round(amount, 4))
+    return unit, dataclasses.replace(spec, actions=actions, prototype=None)
+
+
+def _glasses(spec: FaceSpec, r: np.random.Generator) -> Twin:
+    return "eyeglasses", dataclasses.replace(spec, glasses=not spec.glasses)
+
+
+def _beard(spec: FaceSpec, r: np.random.Generator) -> Twin:
+    if spec.gender > 0.5 or spec.age < 20:
+        return None
+    return "beard", dataclasses.replace(spec, beard=0.0 if spec.beard else 0.9)
+
+
+def _hat(spec: FaceSpec, r: np.random.Generator) -> Twin:
+    return "wearing_hat", dataclasses.replace(spec, hat=not spec.hat)
+
+
+def _age(spec: FaceSpec, r: np.random.Generator) -> Twin:
+    """Older or younger by at least 20 years, with what age alone decides."""
+    years = float(r.uniform(55, 85) if spec.age < 40 else r.uniform(18, spec.age - 20))
+    return "age", aged(spec, years)
+
+
+def aged(spec: FaceSpec, years: float) -> FaceSpec:
+    """The same person at another age; hair keeps its colour and style."""
+    from data_pipeline.synth.sample import ageing
+
+    old = ageing(years)
+    local = dict(spec.local)
+    local["eye_bag"] += 0.5 * (old - ageing(spec.age))
+    local |= {"head_age": 0.7 * old, "laugh_lines": 0.4 * old}
+    return dataclasses.replace(
+        spec,
+        age=years,
+        anny_age=float(np.interp(years, AGE_YEARS, AGE_ANNY)),
+        wrinkles=old,
+        age_spots=0.75 * max(0.0, (years - 55) / 30),
+        local=local,
+    )
+
+
+def _pose(spec: FaceSpec, r: np.random.Generator) -> Twin:
+    sign = -1 if spec.yaw > 0 else 1
+    return "yaw", dataclasses.replace(spec, yaw=spec.yaw + sign * float(r.uniform(20, 40)))
+
+
+FACTORS: dict[str, Callable[[FaceSpec, np.random.Generator], Twin]] = {
+    "unit": _unit,
+    "unit_again": _unit,
+    "unit_once_more": _unit,
+    "glasses": _glasses,
+    "beard": _beard,
+    "hat": _hat,
+    "age": _age,
+    "pose": _pose,
+}

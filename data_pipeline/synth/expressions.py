@@ -1,0 +1,136 @@
+"""Expressions as compositions of action units, with the variation of real faces.
+
+Prototypes after EMFACS (Friesen & Ekman 1983) and the unit frequencies Du, Tao & Martinez (2014,
+PNAS 111, table 1) report for posed basic emotions; contempt after Matsumoto & Ekman (2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_pipeline.synth.actions import actions_for
+
+# expression -> unit -> probability that the unit takes part
+PROTOTYPES: Mapping[str, Mapping[str, float]] = {
+    "neutral": {},
+    "happiness": {"AU12": 1.0, "AU6": 0.85, "AU25": 0.65},
+    "sadness": {"AU1": 0.95, "AU4": 0.75, "AU15": 0.95, "AU17": 0.5},
+    "surprise": {"AU1": 0.97, "AU2": 0.97, "AU5": 0.8, "AU26": 0.93},
+    "fear": {"AU1": 0.95, "AU4": 0.85, "AU20": 0.92, "AU5": 0.75, "AU2": 0.45, "AU25": 0.7},
+    "disgust": {"AU9": 0.95, "AU10": 0.85, "AU4": 0.3, "AU17": 0.4},
+    "anger": {"AU4": 1.0, "AU7": 0.85, "AU24": 0.85, "AU5": 0.15, "AU17": 0.25},
+    "contempt": {"AU14": 0.95, "AU12": 0.6},
+}
+SHARES: Mapping[str | None, float] = {
+    **dict.fromkeys(
+        ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"), 0.105
+    ),
+    "contempt": 0.055,
+    None: 0.21,  # free combinations: their expression is unknown
+}
+FREE = {"AU1": 0.36, "AU2": 0.36, "AU4": 0.36, "AU6": 0.3, "AU9": 0.25, "AU10": 0.3}
+MOUTHS = ("AU12", "AU14", "AU15", "AU17", "AU18", "AU20", "AU24", None)
+EXTRA = {
+    "AU2": 0.04, "AU4": 0.03, "AU6": 0.04, "AU7": 0.06, "AU14": 0.05, "AU17": 0.04, "AU18": 0.06,
+    "AU43": 0.12,
+}  # fmt: skip
+WEAK, BLEND = 0.10, 0.10  # shares of weak and of blended emotional expressions
+_EXCLUDES = {
+    "AU43": ("AU5",),
+    "AU18": ("AU12", "AU20", "AU24", "AU14", "AU15", "AU25", "AU10"),
+    "AU24": ("AU25", "AU26", "AU10", "AU18"),
+    "AU14": ("AU15", "AU18", "AU20"),
+    "AU17": ("AU26", "AU25", "AU20"),
+    "AU7": ("AU5",),
+}
+
+
+def draw_expression(r: np.random.Generator) -> tuple[str | None, dict[str, float]]:
+    """Draw an expression (None = a free combination) and its facial actions 0-1."""
+    names = list(SHARES)
+    name = names[
+        int(r.choice(len(names), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
+    ]
+    units = _free(r) if name is None else _prototype(name, r)
+    if name is not None:
+        _add_extras(units, r)
+    _add_traces(units, name, r)
+    sides = {}
+    if name == "contempt":
+        side = str(r.choice(["Left", "Right"]))
+        sides = {"AU12": side, "AU14": side}
+    return name, _to_actions(units, sides, r)
+
+
+def _strength(r: np.random.Generator) -> float:
+    return float(r.uniform(0.48, 1.0))
+
+
+def _prototype(name: str, r: np.random.Generator) -> dict[str, float]:
+    units = {unit: _strength(r) for unit, p in PROTOTYPES[name].items() if r.random() < p}
+    kind = r.random()
+    if name in ("neutral", "contempt"):
+        return units
+    if kind < WEAK:
+        return {unit: 0.42 + 0.15 * (value - 0.48) for unit, value in units.items()}
+    if kind < WEAK + BLEND:
+        other = str(r.choice([n for n in PROTOTYPES if n not in (name, "neutral", "contempt")]))
+        for unit in PROTOTYPES[other]:
+            if unit not in units and r.random() < 0.5 and _compatible(unit, units):
+                units[unit] = float(r.uniform(0.25, 0.45))
+    return units
+
+
+def _free(r: np.random.Generator) -> dict[str, float]:
+    units = {unit: _strength(r) for unit, p in FREE.items() if r.random() < p}
+    eyes = r.choice(np.array(["AU5", "AU7", "AU43", ""]), p=[0.3, 0.27, 0.23, 0.2])
+    mouth = MOUTHS[int(r.integers(len(MOUTHS)))]
+    opening = r.choice(np.array(["AU25", "AU26", ""]), p=[0.25, 0.25, 0.5])
+    for unit in (str(eyes), mouth, str(opening)):
+        if unit and _compatible(unit, units):
+            units[unit] = _strength(r)
+    return units
+
+
+def _compatible(unit: str, units: Mapping[str, float]) -> bool:
+    """Whether a unit can act together with those at work."""
+    clash = any(other in units for other in _EXCLUDES.get(unit, ()))
+    return not clash and not any(unit in _EXCLUDES.get(other, ()) for other in units)
+
+
+def _add_extras(units: dict[str, float], r: np.random.Generator) -> None:
+    for unit, p in EXTRA.items():
+        if r.random() < p and unit not in units and _compatible(unit, units):
+            units[unit] = _strength(r)
+
+
+def _add_traces(units: dict[str, float], name: str | None, r: np.random.Generator) -> None:
+    """Traces (below grade B) of units that are otherwise absent."""
+    for unit in ("AU1", "AU2", "AU4", "AU6", "AU12", "AU15", "AU17"):
+        if r.random() < 0.12 and unit not in units and _compatible(unit, units):
+            units[unit] = float(r.uniform(0.03, 0.18))
+
+
+def _to_actions(
+    units: Mapping[str, float], sides: Mapping[str, str], r: np.random.Generator
+) -> dict[str, float]:
+    """Facial actions, a little uneven between the sides, plus lips that part and a gaze."""
+    plain = {unit: amount for unit, amount in units.items() if unit != "AU25"}
+    actions = actions_for(plain, sides)
+    for action in actions:
+        if action.endswith("Right") and action.replace("Right", "Left") in actions:
+            actions[action] *= float(r.uniform(0.85, 1.0))
+    if "AU25" in units:
+        amount = units["AU25"]
+        for side in ("Left", "Right"):
+            actions[f"mouthLowerDown{side}"] = amount
+        actions["jawOpen"] = max(actions.get("jawOpen", 0.0), 0.06 + 0.12 * amount)
+    across, up = r.uniform(-0.45, 0.45), r.uniform(-0.35, 0.35)
+    left, right = ("Out", "In") if across > 0 else ("In", "Out")
+    vertical = "Up" if up > 0 else "Down"
+    gaze = {f"eyeLook{left}Left": abs(across), f"eyeLook{right}Right": abs(across)}
+    gaze |= {f"eyeLook{vertical}{side}": abs(up) for side in ("Left", "Right")}
+    merged = {**actions, **gaze}
+    return {name: float(round(amount, 4)) for name, amount in merged.items()}
