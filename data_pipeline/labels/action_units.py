@@ -58,6 +58,7 @@ def action_units() -> Mapping[int, ActionUnit]:
     }
 
 
+@cache
 def parse_action_unit(text: str | int) -> ActionUnit:
     """Return the unit written as ``AU12``, ``au_12``, ``12`` or ``AU 12``.
 

@@ -48,6 +48,7 @@ class Attribute:
         return tuple(dict.fromkeys([plain, own, *self.synonyms, *self.antonyms]))
 
 
+@cache
 def snake_case(text: str) -> str:
     """Return ``text`` as a canonical name: lower case, words joined by one underscore."""
     return re.sub(r"[^a-z0-9]+", "_", text.strip().lower()).strip("_")
