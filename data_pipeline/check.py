@@ -92,7 +92,8 @@ class Report:
         """A table of the findings, problems first, and the verdict."""
         faces = ", ".join(f"{split} {count}" for split, count in self.faces.items())
         verdict = "nothing wrong" if self.ok else "something is wrong"
-        return rendered(_table(self), f"faces: {faces}; {verdict}")
+        parts = [_table(self)] if self.findings else []
+        return rendered(*parts, f"faces: {faces}; {verdict}")
 
     @property
     def ok(self) -> bool:
