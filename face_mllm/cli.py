@@ -16,7 +16,7 @@ import typer
 
 from face_mllm.cli_data import data_app
 from face_mllm.errors import UserError
-from face_mllm.progress import terminal_progress
+from face_mllm.progress import quiet_libraries, terminal_progress
 
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
 INTERRUPTED = 130
@@ -48,6 +48,7 @@ def _root(
     ] = False,
 ) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loading forks
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours are shown
 
 
 @app.command()
@@ -58,6 +59,7 @@ def demo(
     full: Annotated[bool, typer.Option("--full", help="The complete recipe, an hour.")] = False,
 ) -> None:
     """The whole job on the embedded models: faces, questions, three stages, evaluation, report."""
+    quiet_libraries()
     from face_mllm.demo import run_demo
 
     run_demo(out, full=full)
@@ -83,6 +85,7 @@ def validate(
     from face_mllm.configio import find_config
 
     find_config(config)  # a misspelt path is said at once, before the heavy imports
+    quiet_libraries()
     from face_mllm.validate import validate as run
 
     run(config, overrides or [])
@@ -97,6 +100,7 @@ def train(
     from face_mllm.configio import find_config
 
     find_config(config)
+    quiet_libraries()
     from face_mllm.train import main as run
 
     with terminal_progress("training") as progress:
@@ -120,6 +124,7 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", help="Of the draw and the bootstrap.")] = 0,
 ) -> None:
     """Score a model on held-out faces next to majority and linear-probe baselines."""
+    quiet_libraries()
     from eval.run import evaluate as run
 
     wanted = [task.strip() for task in tasks.split(",") if task.strip()] or None

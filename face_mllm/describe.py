@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline.records import open_rgb
 from face_mllm.errors import UserError
-from face_mllm.progress import Progress
+from face_mllm.progress import Progress, quiet_libraries
 
 FORMATS = ("json", "csv")
 
@@ -37,6 +37,7 @@ def describe_images(
         raise UserError(f"format {format_!r}", f"choose {' or '.join(FORMATS)}")
     for image in images:
         open_rgb(str(image), str(image))
+    quiet_libraries()
     from face_mllm.chat import FaceMLLM
 
     loaded = FaceMLLM.from_pretrained(model)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 # (done, total, what is being done); total 0 where it cannot be known
 Progress = Callable[[int, int, str], None]
@@ -14,8 +14,15 @@ Progress = Callable[[int, int, str], None]
 SECONDS_BETWEEN_LINES = 15.0
 
 
+class Report(Protocol):
+    """What :func:`terminal_progress` yields; fits callers with and without a text."""
+
+    def __call__(self, done: int, total: int, text: str = "", /) -> None:
+        """Say how far it is; see :data:`Progress`."""
+
+
 @contextmanager
-def terminal_progress(title: str = "") -> Iterator[Progress]:
+def terminal_progress(title: str = "") -> Iterator[Report]:
     """Yield a callback that draws a bar with the time left on stderr.
 
     Nothing is drawn before the first call, so what is printed earlier stays clean. Where stderr
@@ -31,6 +38,14 @@ def terminal_progress(title: str = "") -> Iterator[Progress]:
         shown.stop()
 
 
+def quiet_libraries() -> None:
+    """Take the bars and notices of transformers off the screen; ours say what goes on."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 class _Bar:
     def __init__(self, title: str) -> None:
         self.title = title
@@ -38,10 +53,10 @@ class _Bar:
         self.task: Any = None
         self.last = (0, 0)
 
-    def __call__(self, done: int, total: int, text: str) -> None:
+    def __call__(self, done: int, total: int, text: str = "", /) -> None:
         if self.bar is None:
             self._start()
-        description = f"{self.title} {text}".strip()
+        description = " ".join(part for part in (self.title, text) if part)
         if total != self.last[1] or done < self.last[0]:  # another phase: its own time left
             self.bar.reset(self.task, total=total or None)
         self.last = (done, total)
@@ -78,13 +93,14 @@ class _Lines:
         self.stream = sys.stderr
         self.last = (-SECONDS_BETWEEN_LINES, -1)
 
-    def __call__(self, done: int, total: int, text: str) -> None:
+    def __call__(self, done: int, total: int, text: str = "", /) -> None:
         now, (then, before) = time.monotonic(), self.last
         if total == before and now - then < SECONDS_BETWEEN_LINES and done != total:
             return
         self.last = (now, total)
-        count = f" {done}/{total}" if total else ""
-        print(f"{self.title} {text}{count}".strip(), file=self.stream, flush=True)
+        count = f"{done}/{total}" if total else ""
+        words = [part for part in (self.title, text, count) if part]
+        print(*words, file=self.stream, flush=True)
 
     def stop(self) -> None:
         return None

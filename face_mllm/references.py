@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from face_mllm.embedded.smollm2 import smollm2_folder
@@ -86,7 +88,8 @@ def _from_hub(reference: str) -> Path:
     repo, _, revision = reference.partition("@")
     try:
         ignore = _OTHER_FRAMEWORKS + _pickles(repo, revision or None)
-        return Path(snapshot_download(repo, revision=revision or None, ignore_patterns=ignore))
+        with _hub_bars():
+            return Path(snapshot_download(repo, revision=revision or None, ignore_patterns=ignore))
     except hub.GatedRepoError as error:
         raise UserError(
             f"{repo}: gated on the hub",
@@ -103,6 +106,20 @@ def _from_hub(reference: str) -> Path:
         ) from error
     except hub.HfHubHTTPError as error:
         raise UserError(f"{repo}: the hub answered {error}".splitlines()[0], "try later") from error
+
+
+@contextmanager
+def _hub_bars() -> Iterator[None]:
+    """The hub's own bars for a download, where other bars of the libraries are off."""
+    from huggingface_hub import utils
+
+    silent = utils.are_progress_bars_disabled()
+    unasked = "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
+    if silent and unasked:
+        utils.enable_progress_bars()
+    yield
+    if silent and unasked:
+        utils.disable_progress_bars()
 
 
 def _pickles(repo: str, revision: str | None) -> list[str]:

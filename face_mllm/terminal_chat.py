@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_pipeline.records import open_rgb
 from face_mllm.errors import UserError
+from face_mllm.progress import quiet_libraries
 
 if TYPE_CHECKING:
     from face_mllm.chat import FaceMLLM
@@ -31,6 +32,7 @@ def converse(model: Path, image: Path | None, question: str | None) -> None:
     picture = open_rgb(str(image), str(image)) if image else None
     if question is not None and picture is None:
         raise UserError("no picture to ask about", "add --image FILE")
+    quiet_libraries()
     from face_mllm.chat import FaceMLLM
 
     loaded = FaceMLLM.from_pretrained(model)
