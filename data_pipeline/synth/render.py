@@ -26,7 +26,7 @@ from face_mllm.errors import UserError
 
 SHADOW_SIZE = 256
 SHADOW_SPAN = 0.36  # metres of the head that the shadow map covers
-FACE_SPAN = 0.225  # metres from the frame's top to its bottom for a head of the template's size
+FACE_SPAN = 0.205  # metres from the frame's top to its bottom for a head of the template's size
 TEMPLATE_FACE = 0.094  # metres from the eyes to the chin on the template
 
 
@@ -95,7 +95,7 @@ def head_vertices(specs: Sequence[FaceSpec]) -> tuple[np.ndarray, np.ndarray]:
 def _shell(spec: FaceSpec, template: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Thickness and cut-out mask (centimetres) of the hair shell at scalp template points."""
     mask = hairline(template, spec.recede, spec.bangs)
-    if spec.hair_style == "buzz":
+    if spec.hair_style == "buzz" or spec.hat:  # a cap presses the hair down
         return np.full(len(template), 0.0018 * scale), mask
     volume = spec.hair_volume * (1 + 1.2 * spec.curl)
     crown = 0.55 + 0.45 * _smooth(0.78, 0.85, template[:, 2])
@@ -116,7 +116,8 @@ def _curtain(spec: FaceSpec, template: np.ndarray) -> np.ndarray:
     """Cut-out mask (centimetres) of long hair: ends at its length, opens at the face."""
     end = (template[:, 2] - spec.hair_length) * 100
     front = (azimuth(template) - 58) / 57.3 * 9
-    return np.minimum(end, front)
+    under_hat = (0.762 - template[:, 2]) * 100 if spec.hat else np.inf
+    return np.minimum(np.minimum(end, front), under_hat)
 
 
 class FaceRenderer:
@@ -160,12 +161,18 @@ class FaceRenderer:
             "materials": self._array(self.scene.materials, wp.int32),
             "texture": self._array(self.scene.texture, wp.vec3),
             "uv": self._array(self.scene.uv, wp.vec2),
-            "occlusion": self._array(np.ones(len(self.scene.texture), np.float32), wp.float32),
+            "occlusion": self._array(self._occlusion(), wp.float32),
             "lips": self._array(model.lips, wp.float32),
             "lips_box": wp.vec4(*map(float, model.lips_box)),
             "eye_left": wp.vec3(*map(float, eyes["left"])),
             "eye_right": wp.vec3(*map(float, eyes["right"])),
         }
+
+    def _occlusion(self) -> np.ndarray:
+        """Ambient light that reaches each vertex; hair and hats lie in the open."""
+        sky = np.ones(len(self.scene.texture), np.float32)
+        sky[self.scene.parts["head"]] = 0.12 + 0.88 * self.scene.model.occlusion
+        return sky
 
     def pose(self, specs: Sequence[FaceSpec]) -> list[PosedFace]:
         """Place heads, hair and glasses before the camera and the light."""
@@ -198,7 +205,7 @@ class FaceRenderer:
         follow[s.parts["head"]] = s.neck
         turned = (unposed - pivot) @ rotation.T
         points = (unposed - pivot) * (1 - follow[:, None]) + turned * follow[:, None]
-        face = (eyes + [0, 0, -0.028 * scale] - pivot) @ rotation.T
+        face = (eyes + [0, 0, -0.025 * scale] - pivot) @ rotation.T
         screen = self._project(spec, points, face, scale)
         names = {name: screen[index].mean(0)[:2] for name, index in marks.items()}
         return PosedFace(points, screen, rotation, self._to_light(spec, points - face), names)
@@ -358,7 +365,7 @@ class FaceRenderer:
             row["skin"], row["lips"], row["lip_mix"] = spec.skin, spec.lips, spec.lip_mix
             row["blush"] = (1.15, 0.52, 0.55)
             row["hair"], row["iris"] = hair, spec.iris
-            row["brow"] = 0.55 * np.array(spec.hair) + 0.004
+            row["brow"] = spec.brow
             row["cloth"], row["frame"], row["hat"] = (
                 spec.cloth,
                 spec.glasses_colour,

@@ -43,6 +43,7 @@ class FaceSpec:
     lipstick: bool
     iris_name: str
     iris: Colour
+    brow: Colour
     brow_thickness: float
     brow_density: float
     brow_arch: float
@@ -99,6 +100,13 @@ HAIR = {
     "blond": (0.50, 0.34, 0.15),
     "gray": (0.44, 0.43, 0.42),
     "red": (0.28, 0.08, 0.022),
+}
+BROW = {
+    "black": (0.008, 0.006, 0.005),
+    "brown": (0.035, 0.018, 0.010),
+    "blond": (0.14, 0.08, 0.035),
+    "gray": (0.16, 0.155, 0.15),
+    "red": (0.11, 0.035, 0.013),
 }
 IRIS = {
     "brown": (0.09, 0.04, 0.018),
@@ -268,7 +276,7 @@ def sample_face(seed: int, index: int, split: str = "train") -> FaceSpec:
         wrinkles,
         float(ramp(55, 85, age) * r.uniform(0.5, 1)),
         float(r.uniform(0.6, 1)) if melanin < 0.4 and age < 60 and r.random() < 0.2 else 0.0,
-        float(r.uniform(0.8, 1.0)) if melanin < 0.5 and r.random() < 0.3 else 0.0,
+        float(r.uniform(0.55, 0.8)) if melanin < 0.45 and r.random() < 0.3 else 0.0,
         float(0.12 + 0.2 * old * r.random()),
         float(r.uniform(0.4, 1.2)),
         tuple(float(v) for v in lips),
@@ -276,6 +284,7 @@ def sample_face(seed: int, index: int, split: str = "train") -> FaceSpec:
         lipstick,
         iris_name,
         IRIS[iris_name],
+        tuple(float(v) for v in BROW[hair_name]),
         float(r.uniform(0.0044, 0.0056)) if bushy else float(r.uniform(0.0022, 0.0030)),
         float(r.uniform(0.85, 1)) if bushy else float(r.uniform(0.7, 0.95)),
         float(r.uniform(0.001, 0.004)),

@@ -148,8 +148,8 @@ def _skin(
     albedo = look.skin
     gloss = look.oil
     state = wp.rand_init(look.seed)
-    blotch = wp.noise(state, p * 90.0) + 0.5 * wp.noise(state, p * 260.0)
-    albedo = albedo * (1.0 + 0.05 * blotch)
+    blotch = wp.noise(state, p * 120.0)
+    albedo = albedo * (1.0 + 0.07 * blotch)
     if p[1] < -0.02 and p[2] > 0.601:
         front = _smooth(-0.03, -0.07, p[1])
         bump = _map4(relief, n, p[0], p[2])
@@ -157,7 +157,7 @@ def _skin(
         normal = wp.normalize(n0 - (slope - n0 * wp.dot(slope, n0)))
         layer = _map4(paint, n, p[0], p[2]) * front
         albedo = _mix(albedo, _times(albedo, look.blush), layer[1])
-        albedo = albedo * (1.0 - 0.75 * layer[2]) * (1.0 - 0.5 * bump[2] * front)
+        albedo = albedo * (1.0 - 0.75 * layer[2]) * (1.0 - 0.35 * bump[2] * front)
         lx = (uv[0] - lips_box[0]) / (lips_box[2] - lips_box[0])
         ly = (lips_box[3] - uv[1]) / (lips_box[3] - lips_box[1])
         if lx > 0.0 and lx < 1.0 and ly > 0.0 and ly < 1.0:

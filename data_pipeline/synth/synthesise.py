@@ -22,7 +22,7 @@ VERSION = "1"  # of the generator: change it when the same seed gives other face
 LICENCE = "CC0-1.0"
 BATCH = 16
 DEFAULT_SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 Job = tuple[int, int, int, str, bool, int]  # seed, first index, count, split, pairs, size
 
 
@@ -47,7 +47,7 @@ def synthesise(
         splits: fractions that sum to 1, or counts that sum to ``n``.
         size: side of the pictures in pixels.
         counterfactual: write pairs that differ in one factor; both share ``subject``.
-        progress: called with (faces done, faces in all).
+        progress: called with (faces done, faces in all, "faces").
 
     Returns:
         the manifest.
@@ -69,7 +69,7 @@ def synthesise(
                 writer.add(record)
             done += len(records)
             if progress is not None:
-                progress(done, total)
+                progress(done, total, "faces")
         manifest = _manifest(writer.counts, seed, counterfactual, size)
         (writer.folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         (writer.folder / "README.md").write_text(_card(manifest))
