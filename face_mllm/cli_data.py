@@ -59,7 +59,7 @@ def check(folder: Folder) -> None:
     """Look for leaks, duplicates, broken images and imbalance; exit 1 if something is wrong."""
     from data_pipeline.check import check as run
 
-    with terminal_progress("checking") as progress:
+    with terminal_progress() as progress:
         report = run(folder, progress=progress)
     typer.echo(report.text)
     if not report.ok:
