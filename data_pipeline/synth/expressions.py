@@ -15,10 +15,10 @@ from data_pipeline.synth.actions import actions_for
 # expression -> unit -> probability that the unit takes part
 PROTOTYPES: Mapping[str, Mapping[str, float]] = {
     "neutral": {},
-    "happiness": {"AU12": 1.0, "AU6": 0.85, "AU25": 0.65},
+    "happiness": {"AU12": 1.0, "AU6": 0.85, "AU25": 0.5},
     "sadness": {"AU1": 0.95, "AU4": 0.75, "AU15": 0.95, "AU17": 0.5},
     "surprise": {"AU1": 0.97, "AU2": 0.97, "AU5": 0.8, "AU26": 0.93},
-    "fear": {"AU1": 0.95, "AU4": 0.85, "AU20": 0.92, "AU5": 0.75, "AU2": 0.45, "AU25": 0.7},
+    "fear": {"AU1": 0.95, "AU4": 0.85, "AU20": 0.92, "AU5": 0.75, "AU2": 0.45, "AU25": 0.5},
     "disgust": {"AU9": 0.95, "AU10": 0.85, "AU4": 0.3, "AU17": 0.4},
     "anger": {"AU4": 1.0, "AU7": 0.85, "AU24": 0.85, "AU5": 0.15, "AU17": 0.25},
     "contempt": {"AU14": 0.95, "AU12": 0.6},
@@ -64,12 +64,12 @@ def draw_expression(r: np.random.Generator) -> tuple[str | None, dict[str, float
     return name, _to_actions(units, sides, r)
 
 
-def _strength(r: np.random.Generator) -> float:
-    return float(r.uniform(0.48, 1.0))
+def _strength(r: np.random.Generator, unit: str) -> float:
+    return float(r.uniform(0.78 if unit == "AU43" else 0.48, 1.0))  # half-shut eyes are no label
 
 
 def _prototype(name: str, r: np.random.Generator) -> dict[str, float]:
-    units = {unit: _strength(r) for unit, p in PROTOTYPES[name].items() if r.random() < p}
+    units = {unit: _strength(r, unit) for unit, p in PROTOTYPES[name].items() if r.random() < p}
     kind = r.random()
     if name in ("neutral", "contempt"):
         return units
@@ -84,13 +84,13 @@ def _prototype(name: str, r: np.random.Generator) -> dict[str, float]:
 
 
 def _free(r: np.random.Generator) -> dict[str, float]:
-    units = {unit: _strength(r) for unit, p in FREE.items() if r.random() < p}
+    units = {unit: _strength(r, unit) for unit, p in FREE.items() if r.random() < p}
     eyes = r.choice(np.array(["AU5", "AU7", "AU43", ""]), p=[0.3, 0.27, 0.23, 0.2])
     mouth = MOUTHS[int(r.integers(len(MOUTHS)))]
     opening = r.choice(np.array(["AU25", "AU26", ""]), p=[0.25, 0.25, 0.5])
     for unit in (str(eyes), mouth, str(opening)):
         if unit and _compatible(unit, units):
-            units[unit] = _strength(r)
+            units[unit] = _strength(r, unit)
     return units
 
 
@@ -103,7 +103,7 @@ def _compatible(unit: str, units: Mapping[str, float]) -> bool:
 def _add_extras(units: dict[str, float], r: np.random.Generator) -> None:
     for unit, p in EXTRA.items():
         if r.random() < p and unit not in units and _compatible(unit, units):
-            units[unit] = _strength(r)
+            units[unit] = _strength(r, unit)
 
 
 def _add_traces(units: dict[str, float], name: str | None, r: np.random.Generator) -> None:

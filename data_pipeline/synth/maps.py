@@ -72,7 +72,7 @@ def _valleys() -> dict[str, np.ndarray]:
     bag = [(0.017, 0.722), (0.026, 0.7145), (0.036, 0.7145), (0.046, 0.721)]
     bunny = [[(0.003, 0.731 - k), (0.011, 0.722 - k)] for k in (0, 0.0055, 0.011)]
     chin = np.clip(_noise(3, 3.0), 0, 2) / 2
-    chin = chin * np.exp(-((GRID_X / 0.014) ** 2) - ((GRID_Z - 0.642) / 0.008) ** 2)
+    chin = chin * np.exp(-((GRID_X / 0.014) ** 2) - ((GRID_Z - 0.643) / 0.010) ** 2)
     return {
         "forehead_inner": _forehead() * inner,
         "forehead_outer": _forehead() * (1 - inner),
@@ -134,7 +134,7 @@ def fold_depths(spec: FaceSpec) -> dict[str, float]:
         "cheek_left": cheek("Left"),
         "cheek_right": cheek("Right"),
         "nose": 1.1 * side("noseSneer"),
-        "chin": 1.5 * act.get("mouthShrugLower", 0.0),
+        "chin": 2.4 * act.get("mouthShrugLower", 0.0),
         "corner_left": corner("Left"),
         "corner_right": corner("Right"),
         "marionette": 0.6 * side("mouthFrown") + 0.8 * old,

@@ -288,7 +288,7 @@ def sample_face(seed: int, index: int, split: str = "train") -> FaceSpec:
         float(r.uniform(0.0044, 0.0056)) if bushy else float(r.uniform(0.0022, 0.0030)),
         float(r.uniform(0.85, 1)) if bushy else float(r.uniform(0.7, 0.95)),
         float(r.uniform(0.001, 0.004)),
-        float(r.normal(0, 0.0007)),
+        float(r.normal(0, 0.0004)),
         style,
         hair_name,
         hair,
