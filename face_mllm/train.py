@@ -165,7 +165,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
             projector_hidden=config.projector.hidden,
             system=config.system or "",
         )
-    changes = {}
+    changes: dict[str, Any] = {}
     for key, value in given.items():
         inherited = getattr(previous.bases, key)
         if value is not None and value != inherited:

@@ -45,7 +45,7 @@ def validate(config: str | Path, overrides: Sequence[str] = ()) -> None:
     check_paths(stage)
     passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
     hardware = for_precision(stage.precision)
-    artifact, model, processor = assemble(stage, hardware)
+    _, model, processor = assemble(stage, hardware)
     passed(f"models load; a picture is {processor.image_tokens} image tokens")
     check_round_trip(processor)
     passed("tokenizer round trip, chat template, end of turn")
