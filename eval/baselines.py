@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from data_pipeline.captions import ADJECTIVES
 from data_pipeline.labels.attributes import attribute
@@ -38,10 +40,12 @@ _CLIP_ATTRIBUTES = ("attribute", "zero_shot_attribute")
 class Clip(Protocol):
     """A CLIP-style model; :class:`face_mllm.face_clip.zero_shot.ZeroShot` is one."""
 
-    def image_embeddings(self, images: Sequence[Image.Image]) -> Any:
+    def image_embeddings(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Embeddings [N, D], so a face is encoded once for all questions."""
 
-    def probabilities(self, image: Any, prompts: Sequence[Sequence[str]]) -> NDArray[np.floating]:
+    def probabilities(
+        self, image: torch.Tensor, prompts: Sequence[Sequence[str]]
+    ) -> NDArray[np.floating]:
         """Probabilities [N, len(prompts)]; each inner list is one class's prompt ensemble."""
 
 
@@ -136,7 +140,10 @@ def linear_probe(
     groups = list(test.table.groupby(["task", "name"], sort=True))
     parts = []
     for done, ((task, name), rows) in enumerate(groups, 1):
-        fitted = _probe(rows, test.of(rows), train.arrays(task, name), select.arrays(task, name))
+        with threadpool_limits(1):  # many small solves: threads wait for each other, 10x slower
+            fitted = _probe(
+                rows, test.of(rows), train.arrays(task, name), select.arrays(task, name)
+            )
         parts += [] if fitted is None else [fitted]
         progress(done, len(groups), "linear probe")
     return pd.concat(parts) if parts else value_rows(test.table[:0], "linear_probe", np.empty(0))
@@ -250,7 +257,8 @@ def clip_zero_shot(
     for (task, name), places in groups.items():
         asked = prompts(task, name, rows["choices"].iat[places[0]])
         at = [index[face] for face in rows["id"].iloc[places]]
-        found = np.asarray(clip.probabilities(embedded[at], asked), dtype=np.float64)
+        chosen = torch.from_numpy(embedded[at]).float()
+        found = np.asarray(clip.probabilities(chosen, asked), dtype=np.float64)
         for place, logs in zip(places, np.log(np.clip(found, 1e-30, None)), strict=True):
             likelihoods[place] = logs
     return score_rows(rows, "clip_zero_shot", likelihoods)

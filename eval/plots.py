@@ -63,7 +63,7 @@ def confusion(rows: pd.DataFrame, name: str) -> str:
     counts = counts[:, : len(labels)]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(0.62 * len(labels) + 1.2, 0.5 * len(choices) + 1))
+        figure = Figure(figsize=(0.55 * len(labels) + 1.4, 0.42 * len(choices) + 0.9))
         axes = figure.subplots()
         axes.imshow(shares, cmap=_BLUES, vmin=0, vmax=1, aspect="auto")
         for (row, column), count in np.ndenumerate(counts):
@@ -116,7 +116,7 @@ def _marks(axes: Axes, shown: Sequence[dict[str, Any]]) -> None:
             axes.scatter(
                 values,
                 places,
-                color=colour,
+                color=INK if name == "majority" else colour,
                 marker=_MARKS[name],
                 s=size,
                 zorder=3,

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -77,22 +78,22 @@ def print_results(results: dict[str, Any], console: Console | None = None) -> No
     Args:
         results: what :func:`eval.run.evaluate` returned, or a loaded ``results.json``.
     """
-    table = Table(title="held-out faces: model beside baselines", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1, 0, 0))
     for heading in ("task", "metric"):
-        table.add_column(heading)
-    for heading in ("model", "95 % interval", *plots.LABELS.values(), "faces"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, no_wrap=True)
+    for heading in ("model", "95 %", "majority", "probe", "CLIP", "faces"):
+        table.add_column(heading, justify="right", no_wrap=True)
     colour = {"better": "green", "worse": "yellow", "level": "bold"}
     chosen = headlines(results["results"])
     scorers = {entry["scorer"] for entry in chosen}
     for entry in chosen:
-        task = entry["task"].replace("_", " ")
+        task = entry["task"].removesuffix("_attribute").replace("_", " ")
         value = shown(entry["value"], entry["metric"])
         table.add_row(
             f"{task} ({entry['scorer']})" if len(scorers) > 1 else task,
-            metric_name(entry),
+            metric_name(entry).replace("balanced", "bal."),
             f"[{colour[verdict(entry)]}]{value}[/]",
-            interval(entry),
+            "\u2013".join(shown(end, entry["metric"]) for end in entry["ci95"]),
             *(shown(entry["baselines"].get(name), entry["metric"]) for name in plots.LABELS),
             f"{entry['n']:,}",
         )
@@ -136,11 +137,14 @@ def sections(measured: Measured) -> list[dict[str, Any]]:
     scorers = list(dict.fromkeys(entry["scorer"] for entry in measured.results))
     rows = measured.predictions[measured.predictions["scorer"].isin(scorers)]
     groups = {key: part for key, part in rows.groupby(["task", "protocol", "scorer"])}  # noqa: C416
-    for task in in_order([key[0] for key in groups]):
-        for key, part in groups.items():
-            if key[0] == task:
-                title = ", ".join([task.replace("_", " "), *key[1:]])
-                made.append({"title": title, "svg": Markup(_figure(measured, part, key))})
+    order = in_order([key[0] for key in groups])
+    for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
+        part = groups[key]
+        title = [key[0].replace("_", " ")]
+        title += [key[1]] * (rows["protocol"].nunique() > 1) + [key[2]] * (len(scorers) > 1)
+        wide = part["kind"].iloc[0] == "numeric" and part["name"].nunique() > 1
+        svg = Markup(_figure(measured, part, key))
+        made.append({"title": ", ".join(title), "svg": svg, "wide": wide})
     return made
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from data_pipeline.labels.expressions import BASIC7
@@ -161,11 +162,11 @@ class Noisy(Features):
 class Clip:
     """A CLIP that sees the truth of `smiling` and nothing else."""
 
-    def image_embeddings(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def image_embeddings(self, images: Sequence[Image.Image]) -> torch.Tensor:
         seen = [labels_of(number_of(image))["attributes"]["smiling"] for image in images]
-        return np.array(seen, dtype=np.float64)[:, None]
+        return torch.tensor(seen, dtype=torch.float32)[:, None]
 
-    def probabilities(self, image: np.ndarray, prompts: Sequence[Sequence[str]]) -> np.ndarray:
+    def probabilities(self, image: torch.Tensor, prompts: Sequence[Sequence[str]]) -> np.ndarray:
         if len(prompts) == 2 and "smiling" in prompts[0][0]:
-            return np.concatenate([image, 1 - image], axis=1)
+            return torch.cat([image, 1 - image], dim=1).numpy()
         return np.full((len(image), len(prompts)), 1 / len(prompts))
