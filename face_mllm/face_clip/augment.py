@@ -26,7 +26,8 @@ class Moves:
         degrees: [batch] then turned clockwise.
         shift: [batch, 2] then moved right and down, as a share of the side.
         zoom: [batch] scale about the centre.
-        gray: [batch] bool.
+        gray: [batch] bool, without colour.
+        blurred: [batch] bool, out of focus.
     """
 
     flip: torch.Tensor
@@ -34,6 +35,7 @@ class Moves:
     shift: torch.Tensor
     zoom: torch.Tensor
     gray: torch.Tensor
+    blurred: torch.Tensor
 
 
 def draw_moves(count: int, config: AugmentConfig, generator: torch.Generator) -> Moves:
@@ -49,13 +51,14 @@ def draw_moves(count: int, config: AugmentConfig, generator: torch.Generator) ->
         shift=(2 * uniform(count, 2) - 1) * config.shift,
         zoom=low * (high / low) ** uniform(count),
         gray=uniform(count) < config.gray,
+        blurred=uniform(count) < config.blur,
     )
 
 
 def still(count: int) -> Moves:
     """Return the moves that change nothing."""
     no = torch.zeros(count, dtype=torch.bool)
-    return Moves(no, torch.zeros(count), torch.zeros(count, 2), torch.ones(count), no)
+    return Moves(no, torch.zeros(count), torch.zeros(count, 2), torch.ones(count), no, no)
 
 
 def move(images: torch.Tensor, moves: Moves, size: int) -> torch.Tensor:
@@ -83,19 +86,20 @@ def move(images: torch.Tensor, moves: Moves, size: int) -> torch.Tensor:
 
 
 def spoil(
-    pixels: torch.Tensor, gray: torch.Tensor, config: AugmentConfig, generator: torch.Generator
+    pixels: torch.Tensor, moves: Moves, config: AugmentConfig, generator: torch.Generator
 ) -> torch.Tensor:
     """Jitter colours, drop colour, blur, add noise and compress shares of the batch.
 
     Args:
-        pixels: [batch, 3, size, size] in 0-1; changed in place.
-        gray: [batch] bool, which lose their colour.
+        pixels: [batch, 3, size, size] in 0-1, as :func:`move` returns; changed in place.
+        moves: says which lose colour and focus, since labels depend on it.
     """
-    pixels = _colour(pixels, gray, config.colour, generator)
-    for share, spoiler in ((config.blur, _blur), (config.noise, _noise), (config.jpeg, _jpeg)):
-        rows = torch.nonzero(torch.rand(len(pixels), generator=generator) < share)[:, 0]
-        if len(rows):
-            pixels[rows] = spoiler(pixels[rows], generator)
+    pixels = _colour(pixels, moves.gray, config.colour, generator)
+    noisy = torch.rand(len(pixels), generator=generator) < config.noise
+    packed = torch.rand(len(pixels), generator=generator) < config.jpeg
+    for chosen, spoiler in ((moves.blurred, _blur), (noisy, _noise), (packed, _jpeg)):
+        if chosen.any():
+            pixels[chosen] = spoiler(pixels[chosen], generator)
     return pixels.clamp_(0, 1)
 
 

@@ -47,7 +47,7 @@ class AugmentConfig(_Strict):
     shift: float = Field(0.06, ge=0, description="largest shift as a share of the side")
     zoom: tuple[float, float] = Field((0.88, 1.12), description="range of the scale")
     flip: float = Field(0.5, ge=0, le=1, description="share of mirrored pictures")
-    colour: float = Field(0.3, ge=0, description="strength of brightness, contrast, saturation")
+    colour: float = Field(0.2, ge=0, description="strength of brightness, contrast, saturation")
     gray: float = Field(0.1, ge=0, le=1)
     blur: float = Field(0.15, ge=0, le=1)
     noise: float = Field(0.2, ge=0, le=1)

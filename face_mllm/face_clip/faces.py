@@ -57,9 +57,14 @@ def load_faces(
         told: called with (done, total, text).
 
     Raises:
-        UserError: a folder without that split, or a broken picture, by id.
+        UserError: no folder has that split, or a broken picture, by id.
     """
     count = sum(_count(root, split) for root in roots)
+    if not count:
+        raise UserError(
+            f"{', '.join(map(str, roots))}: no {split}-*.parquet",
+            "make faces with `face-mllm data synth --out DIR`",
+        )
     count = min(count, limit or count)
     pixels = np.empty((count, side, side, 3), np.uint8)
     kept: list[FaceRecord] = []
@@ -81,12 +86,7 @@ def load_faces(
 
 
 def _count(root: Path, split: str) -> int:
-    shards = shards_of(root, split)
-    if not shards:
-        raise UserError(
-            f"{root}: no {split}-*.parquet", "make faces with `face-mllm data synth --out DIR`"
-        )
-    return sum(pq.read_metadata(shard).num_rows for shard in shards)
+    return sum(pq.read_metadata(shard).num_rows for shard in shards_of(root, split))
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:

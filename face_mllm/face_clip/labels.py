@@ -122,29 +122,55 @@ def _age(labels: Labels) -> list[float]:
     return [UNKNOWN, UNKNOWN]
 
 
-def moved_labels(labels: Labels, flip: bool, degrees: float, gray: bool = False) -> Labels:
+def moved_labels(
+    labels: Labels, flip: bool, degrees: float, gray: bool = False, blurred: bool = False
+) -> Labels:
     """Return the labels of the picture after mirroring it and then turning it clockwise.
 
     Mirroring negates yaw and roll (300W-LP signs: yaw > 0 is the image's left, roll > 0 is
-    clockwise) and swaps attributes that name a side. Roll is the outermost rotation of the pose,
-    so turning the picture adds to it and leaves yaw and pitch. Without colour, attributes of
-    colour become unknown.
+    clockwise) and swaps attributes that name a side; turning changes the pose as
+    :func:`turned_pose` says. Without colour, attributes of colour become unknown; a picture
+    blurred on purpose no longer tells whether it was blurry.
     """
     moved = dict(labels)
-    sign = -1.0 if flip else 1.0
     if "head_pose" in labels:
-        turned = {"yaw": (sign, 0.0), "pitch": (1.0, 0.0), "roll": (sign, degrees)}
-        moved["head_pose"] = {
-            axis: turned[axis][0] * value + turned[axis][1]
-            for axis, value in labels["head_pose"].items()
-        }
-    if "attributes" in labels and (flip or gray):
+        sign = {"yaw": -1.0, "roll": -1.0} if flip else {}
+        pose = {axis: sign.get(axis, 1.0) * value for axis, value in labels["head_pose"].items()}
+        moved["head_pose"] = turned_pose(pose, degrees) if degrees else pose
+    if "attributes" in labels and (flip or gray or blurred):
         moved["attributes"] = {
             _mirrored(name) if flip else name: value
             for name, value in labels["attributes"].items()
-            if not (gray and is_colour(name))
+            if not (gray and is_colour(name)) and not (blurred and name == "blurry")
         }
     return moved
+
+
+def turned_pose(pose: dict[str, float], degrees: float) -> dict[str, float]:
+    """Return the head pose after turning the picture clockwise, exactly.
+
+    Pose is R = X(pitch) Y(yaw) Z(roll) as in 300W-LP, roll innermost; turning the picture puts
+    Z(degrees) outside, so all three angles change unless the face is frontal. A pose that lacks
+    an axis cannot be turned and becomes unknown.
+    """
+    if set(pose) != set(POSE_AXES):
+        return {}
+    yaw, pitch, roll, turn = (math.radians(v) for v in (*(pose[a] for a in POSE_AXES), degrees))
+    # the head's horizontal axis and the two entries that hold yaw and pitch, before the turn
+    x = (math.cos(yaw) * math.cos(roll), math.sin(yaw), math.cos(yaw) * math.sin(roll))
+    down = math.sin(pitch)
+    z0 = down * math.sin(yaw) * math.cos(roll) - math.cos(pitch) * math.sin(roll)
+    z1 = -down * math.cos(yaw)
+    z2 = down * math.sin(yaw) * math.sin(roll) + math.cos(pitch) * math.cos(roll)
+    cos, sin = math.cos(turn), math.sin(turn)
+    turned = [cos * a + sin * b for a, b in zip(x, (z0, z1, z2), strict=True)]
+    back = -sin * x[1] + cos * z1
+    middle = math.cos(pitch) * math.cos(yaw)
+    return {
+        "yaw": math.degrees(math.asin(max(-1.0, min(1.0, turned[1])))),
+        "pitch": math.degrees(math.atan2(-back, middle)),
+        "roll": math.degrees(math.atan2(turned[2], turned[0])),
+    }
 
 
 def _mirrored(name: str) -> str:

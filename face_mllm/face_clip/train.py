@@ -187,12 +187,11 @@ class Run:
         rows = self._rows()
         moves = draw_moves(len(rows), config.augment, generator)
         pixels = move(self.train.images[rows], moves, config.image.size)
-        pixels = spoil(pixels, moves.gray, config.augment, generator)
+        pixels = spoil(pixels, moves, config.augment, generator)
+        drawn = zip(moves.flip, moves.degrees, moves.gray, moves.blurred, strict=True)
         labels = [
-            moved_labels(self.train.labels[row], bool(flip), float(degrees), bool(gray))
-            for row, flip, degrees, gray in zip(
-                rows.tolist(), moves.flip, moves.degrees, moves.gray, strict=True
-            )
+            moved_labels(self.train.labels[row], *(value.item() for value in how))
+            for row, how in zip(rows.tolist(), drawn, strict=True)
         ]
         texts = [training_text(known, rng, config.holdout_attributes) for known in labels]
         return normalise(pixels), texts, self.space.encode(labels)

@@ -1,5 +1,6 @@
 """face-clip's pieces against references: losses, label algebra, augmentation, texts."""
 
+import dataclasses
 import math
 import random
 
@@ -16,7 +17,7 @@ from face_mllm.errors import UserError
 from face_mllm.face_clip.augment import Moves, draw_moves, move, spoil, still
 from face_mllm.face_clip.config import AugmentConfig
 from face_mllm.face_clip.faces import check_subjects, load_faces, square
-from face_mllm.face_clip.labels import LabelSpace, Targets, moved_labels
+from face_mllm.face_clip.labels import LabelSpace, Targets, moved_labels, turned_pose
 from face_mllm.face_clip.losses import LabelHeads, contrastive_loss, positive_weights
 from face_mllm.face_clip.texts import equal_texts, training_text
 from face_mllm.face_clip.tokenizer import train_tokenizer
@@ -106,19 +107,56 @@ def test_mirroring_and_turning_labels():
         "attributes": {"light_from_left": True, "light_from_right": False, "blue_eyes": True},
         "action_units": {"AU12": 3.0},
     }
-    moved = moved_labels(labels, flip=True, degrees=10.0)
-    assert moved["head_pose"] == {"yaw": -20.0, "pitch": 5.0, "roll": 3.0}
+    moved = moved_labels(labels, flip=True, degrees=0.0)
+    assert moved["head_pose"] == {"yaw": -20.0, "pitch": 5.0, "roll": -7.0}
     assert moved["attributes"]["light_from_right"] is True
     assert moved["attributes"]["light_from_left"] is False
     assert moved["action_units"] == labels["action_units"]
     assert moved_labels(moved_labels(labels, True, 0.0), True, 0.0) == labels
     assert moved_labels(labels, False, 0.0) == labels
+    assert (
+        "blurry"
+        not in moved_labels({"attributes": {"blurry": False}}, False, 0.0, blurred=True)[
+            "attributes"
+        ]
+    )
     assert "blue_eyes" not in moved_labels(labels, False, 0.0, gray=True)["attributes"]
 
 
 def test_an_unpaired_side_becomes_the_other_side():
     moved = moved_labels({"attributes": {"light_from_left": True}}, True, 0.0)
     assert moved["attributes"] == {"light_from_right": True}
+
+
+def rotation(yaw, pitch, roll):
+    """300W-LP: R = X(pitch) Y(yaw) Z(roll), image axes x right, y down, z into the picture."""
+    a, b, c = np.radians([pitch, yaw, roll])
+    about_x = [[1, 0, 0], [0, np.cos(a), np.sin(a)], [0, -np.sin(a), np.cos(a)]]
+    about_y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
+    about_z = [[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]]
+    return np.array(about_x), np.array(about_y), np.array(about_z)
+
+
+@pytest.mark.parametrize("pose", [(25.0, -14.0, 9.0), (-40.0, 20.0, -15.0), (0.0, 0.0, 5.0)])
+@pytest.mark.parametrize("degrees", [12.0, -30.0])
+def test_turning_the_picture_turns_the_pose_matrix(pose, degrees):
+    """Against rotation matrices written out; they move the nose as the labels' signs say."""
+    nose = np.array([0, 0, -1.0])  # towards the camera
+    assert (rotation(20, 0, 0)[1] @ nose)[0] < 0  # yaw > 0: the image's left
+    assert (rotation(0, 20, 0)[0] @ nose)[1] < 0  # pitch > 0: up
+    assert (rotation(0, 0, 20)[2] @ [0, -1, 0])[0] > 0  # roll > 0: the crown goes right
+    turned = turned_pose(dict(zip(("yaw", "pitch", "roll"), pose, strict=True)), degrees)
+    parts = rotation(*pose)
+    after = rotation(turned["yaw"], turned["pitch"], turned["roll"])
+    turn = rotation(0, 0, degrees)[2]
+    np.testing.assert_allclose(
+        after[0] @ after[1] @ after[2], turn @ parts[0] @ parts[1] @ parts[2], atol=1e-9
+    )
+
+
+def test_a_pose_without_all_axes_cannot_be_turned():
+    assert moved_labels({"head_pose": {"yaw": 5.0}}, False, 3.0)["head_pose"] == {}
+    assert moved_labels({"head_pose": {"yaw": 5.0}}, True, 0.0)["head_pose"] == {"yaw": -5.0}
 
 
 def moves(**changes):
@@ -168,12 +206,13 @@ def test_zoom_magnifies(picture):
 def test_pose_labels_follow_a_drawn_head(picture):
     """A drawing turned by its labels equals the upright drawing turned by the augmentation."""
     labels = some_labels(random.Random(5))
-    labels["head_pose"]["roll"] = 0.0
+    labels["head_pose"] |= {"yaw": 0.0, "roll": 0.0}
     upright = tensor(draw(labels))
     drawn = draw(moved_labels(labels, flip=False, degrees=15.0))
     turned = move(upright, moves(degrees=[15.0]), 64)
     assert (turned - (tensor(drawn) / 255)[:, :, 16:-16, 16:-16]).abs().mean() < 0.004
-    flipped = move(upright, moves(flip=[True]), 96)
+    labels["head_pose"]["yaw"] = 25.0
+    flipped = move(tensor(draw(labels)), moves(flip=[True]), 96)
     mirrored = tensor(draw(moved_labels(labels, flip=True, degrees=0.0))) / 255
     assert (flipped - mirrored).abs().mean() < 0.03
 
@@ -182,12 +221,12 @@ def test_spoiling_keeps_range_and_grays_only_the_chosen():
     config = AugmentConfig(blur=0.5, noise=0.0, jpeg=0.0)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(16, 3, 32, 32, generator=generator)
-    gray = torch.arange(16) < 4
-    out = spoil(pixels, gray, config, generator)
+    chosen = dataclasses.replace(still(16), gray=torch.arange(16) < 4)
+    out = spoil(pixels, chosen, config, generator)
     spread = (out.amax(1) - out.amin(1)).flatten(1).amax(1)
     assert (spread[:4] < 1e-5).all()
     assert (spread[4:] > 0.05).all()
-    noisy = spoil(out, gray, AugmentConfig(noise=1.0, jpeg=1.0), generator)
+    noisy = spoil(out, chosen, AugmentConfig(noise=1.0, jpeg=1.0), generator)
     assert noisy.min() >= 0
     assert noisy.max() <= 1
 
