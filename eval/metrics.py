@@ -64,7 +64,7 @@ def _divide(above: Array, below: Array, empty: float) -> Array:
     return np.divide(above, below, out=full, where=below > 0)
 
 
-def _nanmean(values: Array) -> Array:
+def nanmean(values: Array) -> Array:
     """Mean over the last axis of what is defined; NaN where nothing is."""
     defined = ~np.isnan(values)
     return _divide(np.where(defined, values, 0).sum(-1), defined.sum(-1), np.nan)
@@ -85,7 +85,7 @@ def class_f1(counts: Array) -> Array:
 
 def uar(counts: Array) -> Array:
     """Unweighted average recall: the mean recall of the classes that occur."""
-    return _nanmean(recalls(counts))
+    return nanmean(recalls(counts))
 
 
 def war(counts: Array) -> Array:
@@ -95,7 +95,7 @@ def war(counts: Array) -> Array:
 
 def f1_macro(counts: Array) -> Array:
     """Mean F1 of the classes that occur or were predicted."""
-    return _nanmean(class_f1(counts))
+    return nanmean(class_f1(counts))
 
 
 def balanced_accuracy(counts: Array) -> Array:

@@ -17,7 +17,6 @@ from eval.cards import cards
 from eval.run import Measured
 from eval.tasks import LOWER_IS_BETTER, UNITS, headline, in_order
 
-_HEADLINES = ("uar", "f1_macro", "balanced_accuracy", "mae")
 _NAMES = {
     "uar": "UAR",
     "war": "WAR",
@@ -37,9 +36,8 @@ def headlines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for task in in_order([entry["task"] for entry in results]):
         whole = [e for e in results if e["task"] == task and e["name"] == "all"]
         metrics = {entry["metric"] for entry in whole}
-        kind = "numeric" if "mae" in metrics else "binary" if "f1_macro" in metrics else "classes"
+        kind = "numeric" if "mae" in metrics else "classes" if "uar" in metrics else "binary"
         metric = headline(task, kind)
-        metric = metric if metric in metrics else next(m for m in _HEADLINES if m in metrics)
         chosen += [entry for entry in whole if entry["metric"] == metric]
     return chosen
 
@@ -60,8 +58,12 @@ def metric_name(entry: dict[str, Any]) -> str:
 
 def interval(entry: dict[str, Any]) -> str:
     """The 95 % interval as text."""
+    return _range(entry, " to ")
+
+
+def _range(entry: dict[str, Any], between: str) -> str:
     low, high = (shown(end, entry["metric"]) for end in entry["ci95"])
-    return f"{low} to {high}"
+    return low if entry["ci95"][0] is None else f"{low}{between}{high}"
 
 
 def verdict(entry: dict[str, Any], baseline: str = "linear_probe") -> str:
@@ -73,31 +75,38 @@ def verdict(entry: dict[str, Any], baseline: str = "linear_probe") -> str:
 
 
 def print_results(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the headline table with Rich.
+    """Print the headline table with Rich, one for each scorer.
 
     Args:
         results: what :func:`eval.run.evaluate` returned, or a loaded ``results.json``.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1, 0, 0))
+    chosen = headlines(results["results"])
+    scorers = list(dict.fromkeys(entry["scorer"] for entry in chosen))
+    for scorer in scorers:
+        rows = [entry for entry in chosen if entry["scorer"] == scorer]
+        title = scorer if len(scorers) > 1 else None
+        (console or Console()).print(_console_table(rows, title))
+
+
+def _console_table(chosen: list[dict[str, Any]], title: str | None) -> Table:
+    table = Table(
+        title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1, 0, 0)
+    )
     for heading in ("task", "metric"):
         table.add_column(heading, no_wrap=True)
     for heading in ("model", "95 %", "majority", "probe", "CLIP", "faces"):
         table.add_column(heading, justify="right", no_wrap=True)
     colour = {"better": "green", "worse": "yellow", "level": "bold"}
-    chosen = headlines(results["results"])
-    scorers = {entry["scorer"] for entry in chosen}
     for entry in chosen:
-        task = entry["task"].removesuffix("_attribute").replace("_", " ")
-        value = shown(entry["value"], entry["metric"])
         table.add_row(
-            f"{task} ({entry['scorer']})" if len(scorers) > 1 else task,
+            entry["task"].removesuffix("_attribute").replace("_", " "),
             metric_name(entry).replace("balanced", "bal."),
-            f"[{colour[verdict(entry)]}]{value}[/]",
-            "\u2013".join(shown(end, entry["metric"]) for end in entry["ci95"]),
+            f"[{colour[verdict(entry)]}]{shown(entry['value'], entry['metric'])}[/]",
+            _range(entry, "\u2013"),
             *(shown(entry["baselines"].get(name), entry["metric"]) for name in plots.LABELS),
             f"{entry['n']:,}",
         )
-    (console or Console()).print(table)
+    return table
 
 
 def write_report(found: dict[str, Any], measured: Measured, path: Path, seed: int) -> None:

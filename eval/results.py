@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from eval import metrics
 from eval.metrics import Array
@@ -125,19 +124,16 @@ def _means(
     means: dict[Key, Estimate] = {}
     for metric in wanted:
         parts = [figures.get((protocol, task, name, metric)) for name in names]
-        defined = [part for part in parts if part is not None and not math.isnan(part.value)]
-        if defined and (protocol, task, "all", metric) not in figures:
-            label = "f1_macro" if metric == "f1" else metric
-            means[(protocol, task, "all", label)] = _mean(defined, rows)
+        label = "f1_macro" if metric == "f1" else metric
+        means[(protocol, task, "all", label)] = _mean([part for part in parts if part], rows)
     return means
 
 
 def _mean(parts: list[Estimate], rows: pd.DataFrame) -> Estimate:
-    draws = np.stack([part.draws for part in parts])
-    defined = ~np.isnan(draws)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean: NDArray[np.float64] = np.where(defined, draws, 0).sum(0) / defined.sum(0)
-    return Estimate(float(np.mean([part.value for part in parts])), mean, *_faces(rows))
+    """Mean of the defined figures, of each resample alike; NaN where none is defined."""
+    values = metrics.nanmean(np.array([part.value for part in parts]))
+    draws = metrics.nanmean(np.stack([part.draws for part in parts], axis=-1))
+    return Estimate(float(values), draws, *_faces(rows))
 
 
 def entries(

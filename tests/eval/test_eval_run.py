@@ -101,6 +101,18 @@ def test_all_is_the_mean_over_names(data):
         assert found[task, "all", mean]["value"] == pytest.approx(np.mean(parts), abs=1e-12)
 
 
+def test_what_cannot_be_measured_is_null_and_left_out_of_the_mean(tmp_path):
+    data = doubles.build(tmp_path / "d", counts={"train": 1, "test": 1})  # one answer a name
+    found = values(measure(data, doubles.Knowing()))
+    assert found["attribute", "all", "balanced_accuracy"]["value"] is None
+    assert found["attribute", "all", "balanced_accuracy"]["ci95"] == [None, None]
+    assert found["attribute", "all", "accuracy"]["value"] == 1
+    absent = [e for (_, _, metric), e in found.items() if metric == "recall" and not e["n"]]
+    assert absent
+    assert all(e["value"] is None for e in absent)
+    json.dumps(list(found.values()), allow_nan=False)
+
+
 def test_two_runs_and_any_file_order_agree_to_the_last_digit(data, tmp_path):
     def shuffled(records):
         return [records[i] for i in np.random.default_rng(0).permutation(len(records))]
