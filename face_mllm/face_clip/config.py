@@ -58,6 +58,7 @@ class LossConfig(_Strict):
     """Weights of the losses; a weight of 0 leaves the loss out."""
 
     contrastive: float = Field(1.0, ge=0)
+    captioned: float = Field(0.5, gt=0, le=1, description="share of a batch that gets captions")
     action_unit: float = Field(2.0, ge=0, description="intensity and activity")
     expression: float = Field(0.5, ge=0)
     attribute: float = Field(1.0, ge=0)
@@ -71,6 +72,9 @@ class FaceClipConfig(_Strict):
     kind: Literal["face_clip"] = "face_clip"
     data: tuple[Path, ...] = Field(
         description="folders of face records with train and val", min_length=1
+    )
+    extra_data: tuple[Path, ...] = Field(
+        (), description="folders whose train split is mixed in; nothing is measured on them"
     )
     out: Path = Field(description="Hugging Face folder to write")
     seed: int = 0

@@ -77,7 +77,8 @@ def train_face_clip(config: FaceClipConfig, progress: Progress | None = None) ->
             return train_face_clip(config, told)
     hardware = for_precision(config.precision)
     console.print(f"[dim]{hardware.describe()}")
-    train = load_faces(config.data, "train", config.image.resize, config.max_train, progress)
+    roots = (*config.data, *config.extra_data)
+    train = load_faces(roots, "train", config.image.resize, config.max_train, progress)
     val = load_faces(config.data, "val", config.image.resize, told=progress)
     check_subjects(train, val)
     run = Run(config, hardware, train, val)
@@ -180,7 +181,7 @@ class Run:
         return self._order[1][start : start + self.config.batch_size]
 
     def _batch(self) -> tuple[torch.Tensor, list[str], Targets]:
-        """Moved and spoilt pictures, texts about them, and targets that followed the moves."""
+        """Moved and spoilt pictures, texts about the first of them, and targets that followed the moves."""
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         rng = random.Random(f"{config.seed}/{self.step}")
@@ -193,7 +194,10 @@ class Run:
             moved_labels(self.train.labels[row], *(value.item() for value in how))
             for row, how in zip(rows.tolist(), drawn, strict=True)
         ]
-        texts = [training_text(known, rng, config.holdout_attributes) for known in labels]
+        captioned = max(2, round(config.loss.captioned * len(labels)))  # the text tower is costly
+        texts = [
+            training_text(known, rng, config.holdout_attributes) for known in labels[:captioned]
+        ]
         return normalise(pixels), texts, self.space.encode(labels)
 
     def _losses(
@@ -205,7 +209,7 @@ class Run:
         self.model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.hardware.autocast):
             pooled = self.model.vision_model(pixels.to(device)).pooler_output
-            image = self.model.visual_projection(pooled)
+            image = self.model.visual_projection(pooled[: len(texts)])
             text = self.model.get_text_features(**tokens).pooler_output
         same = equal_texts(texts).to(device)
         contrastive = contrastive_loss(image, text, self.model.logit_scale, same)
