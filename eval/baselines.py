@@ -34,7 +34,7 @@ C_GRID = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse strength; features are standardised
 ALPHA_GRID = (1e4, 1e3, 1e2, 1e1, 1e0)
 _BATCH = 64
 _NEWTON_WIDTH = 3000  # classes x features up to which an exact Newton step is the quicker one
-_CLIP_ATTRIBUTES = ("attribute", "zero_shot_attribute")
+_CLIP_ATTRIBUTES = ("attribute", "zero_shot_attribute", "zero_shot_attribute_yes_no")
 
 
 class Clip(Protocol):
@@ -235,8 +235,7 @@ def prompts(task: str, name: str, choices: tuple[str, ...]) -> list[list[str]]:
             for choice in choices
         ]
     registered = attribute(name)
-    words = {"yes": [registered.present], "no": [registered.absent]}
-    return [words[choice] for choice in choices]
+    return [[registered.present], [registered.absent]]
 
 
 def clip_zero_shot(

@@ -77,8 +77,7 @@ def _number(row: object, name: str) -> Chip:
 
 def _yes_no(row: object, name: str) -> Chip | None:
     """Only what is there or was said to be there; a rightly denied name takes no room."""
-    yes = row.choices.index("yes")  # type: ignore[attr-defined]
-    true, said = row.truth == yes, row.prediction == yes  # type: ignore[attr-defined]
+    true, said = row.truth == 0, row.prediction == 0  # type: ignore[attr-defined]
     if true and said:
         return Chip(name, "right")
     if true:

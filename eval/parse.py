@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from eval.tasks import is_binary
+
 _NEGATION = re.compile(r"\b(?:no|not|never|without|neither|nor|isn't|aren't|doesn't)\b")
 _CLAUSE = re.compile(r"[.;!?\n]|,\s|\bbut\b")
 _NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\d+(?:\.\d+)?")
@@ -32,10 +34,15 @@ def parse_answer(
     folded = text.casefold().replace("\u2019", "'")
     if values:
         return _number(folded, min(values), max(values))
-    if set(choices) == {"yes", "no"}:
-        found = re.search(r"\b(yes|no)\b", folded)
-        return float(list(choices).index(found.group(1))) if found else None
+    if is_binary(choices):
+        return _binary(folded, choices[0].casefold())
     return _choice(folded, choices, synonyms or {})
+
+
+def _binary(text: str, positive: str) -> float | None:
+    """The first of yes, the thing's own name, or a negation, as a whole word."""
+    found = re.search(rf"(?P<yes>\b(?:yes|{re.escape(positive)})\b)|{_NEGATION.pattern}", text)
+    return None if found is None else float(found["yes"] is None)
 
 
 def _number(text: str, low: float, high: float) -> float | None:

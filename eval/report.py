@@ -99,14 +99,19 @@ def _console_table(chosen: list[dict[str, Any]], title: str | None) -> Table:
     colour = {"better": "green", "worse": "yellow", "level": "bold"}
     for entry in chosen:
         table.add_row(
-            entry["task"].removesuffix("_attribute").replace("_", " "),
-            metric_name(entry).replace("balanced", "bal."),
+            _short(entry["task"]),
+            metric_name(entry).replace("balanced accuracy", "bal. acc."),
             f"[{colour[verdict(entry)]}]{shown(entry['value'], entry['metric'])}[/]",
             _range(entry, "\u2013"),
             *(shown(entry["baselines"].get(name), entry["metric"]) for name in plots.LABELS),
             f"{entry['n']:,}",
         )
     return table
+
+
+def _short(task: str) -> str:
+    """A task's name for a narrow column."""
+    return task.removesuffix("_attribute").replace("_attribute_yes_no", "_y/n").replace("_", " ")
 
 
 def write_report(found: dict[str, Any], measured: Measured, path: Path, seed: int) -> None:

@@ -13,6 +13,7 @@ TASKS = (
     "action_unit",
     "attribute",
     "zero_shot_attribute",
+    "zero_shot_attribute_yes_no",
     "age",
     "age_band",
     "head_pose",
@@ -25,6 +26,7 @@ _METRICS = {
     "action_unit": ("f1", "balanced_accuracy", "accuracy"),
     "attribute": ("balanced_accuracy", "accuracy", "f1"),
     "zero_shot_attribute": ("balanced_accuracy", "accuracy", "f1"),
+    "zero_shot_attribute_yes_no": ("balanced_accuracy", "accuracy", "f1"),
     "gender": ("balanced_accuracy", "accuracy"),
 }
 _BY_KIND = {
@@ -35,10 +37,15 @@ _BY_KIND = {
 
 
 def kind_of(question: ClosedQuestion) -> str:
-    """``numeric`` (choices stand for numbers), ``binary`` (yes/no) or ``classes``."""
+    """``numeric`` (choices stand for numbers), ``binary`` (something or no) or ``classes``."""
     if question.values:
         return "numeric"
-    return "binary" if set(question.choices) == {"yes", "no"} else "classes"
+    return "binary" if is_binary(question.choices) else "classes"
+
+
+def is_binary(choices: Sequence[str]) -> bool:
+    """Whether the choices are a positive answer ("yes", "eyeglasses") and then "no"."""
+    return len(choices) == 2 and choices[1] == "no"
 
 
 def metrics_for(task: str, kind: str) -> tuple[str, ...]:

@@ -31,6 +31,21 @@ def test_yes_no_reads_whole_words(said, expected):
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
+        ("wide eyes", 0),
+        ("Yes, wide eyes.", 0),
+        ("no", 1),
+        ("No wide eyes", 1),
+        ("The person does not have wide eyes", 1),
+        ("noble", None),
+    ],
+)
+def test_a_named_answer_or_no(said, expected):
+    assert parse_answer(said, ("wide eyes", "no")) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
         ("happiness", "happiness"),
         ("The person looks happy.", "happiness"),
         ("The nose is wrinkled, this is disgust", "disgust"),
