@@ -54,7 +54,8 @@ GAIN: Mapping[str, float] = {
     "browDown": 1.4, "browInnerUp": 2.6, "browOuterUp": 1.8, "cheekSquint": 1.2, "eyeSquint": 1.6,
     "eyeWide": 1.9, "jawOpen": 0.9, "mouthDimple": 1.3, "mouthFrown": 2.2, "mouthLowerDown": 1.6,
     "mouthPress": 0.6, "mouthPucker": 1.5, "mouthRollLower": 0.8, "mouthRollUpper": 0.8,
-    "mouthShrugLower": 2.1, "mouthShrugUpper": 1.0, "mouthStretch": 1.7, "mouthUpperUp": 1.6, "noseSneer": 1.9,
+    "mouthShrugLower": 2.1, "mouthShrugUpper": 1.0, "mouthStretch": 1.7,
+    "mouthUpperUp": 1.6, "noseSneer": 1.9,
 }  # fmt: skip
 _UNPAIRED = frozenset({"mouthLeft", "mouthRight", "jawLeft", "jawRight"})
 

@@ -8,7 +8,14 @@ from collections.abc import Callable
 import numpy as np
 
 from data_pipeline.synth.actions import UNIT_ACTIONS, actions_for, unit_intensities
-from data_pipeline.synth.sample import AGE_ANNY, AGE_YEARS, FaceSpec, generator
+from data_pipeline.synth.sample import (
+    FaceSpec,
+    age_changes,
+    age_spots,
+    ageing,
+    anny_age,
+    generator,
+)
 
 
 def pair_of(spec: FaceSpec) -> tuple[FaceSpec, FaceSpec]:
@@ -63,19 +70,15 @@ def _age(spec: FaceSpec, r: np.random.Generator) -> Twin:
 
 def aged(spec: FaceSpec, years: float) -> FaceSpec:
     """The same person at another age; hair keeps its colour and style."""
-    from data_pipeline.synth.sample import ageing
-
-    old = ageing(years)
-    local = dict(spec.local)
-    local["eye_bag"] += 0.5 * (old - ageing(spec.age))
-    local |= {"head_age": 0.7 * old, "laugh_lines": 0.4 * old}
+    own_bags = spec.local["eye_bag"] - age_changes(spec.age)["eye_bag"]
     return dataclasses.replace(
         spec,
         age=years,
-        anny_age=float(np.interp(years, AGE_YEARS, AGE_ANNY)),
-        wrinkles=old,
-        age_spots=0.75 * max(0.0, (years - 55) / 30),
-        local=local,
+        anny_age=anny_age(years),
+        wrinkles=ageing(years),
+        age_spots=age_spots(years),
+        eye_shade=0.12 + 0.2 * ageing(years),
+        local={**spec.local, **age_changes(years, own_bags)},
     )
 
 

@@ -25,16 +25,16 @@ PROTOTYPES: Mapping[str, Mapping[str, float]] = {
 }
 SHARES: Mapping[str | None, float] = {
     **dict.fromkeys(
-        ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"), 0.105
+        ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"), 0.098
     ),
     "contempt": 0.055,
-    None: 0.21,  # free combinations: their expression is unknown
+    None: 0.26,  # free combinations: their expression is unknown
 }
 FREE = {"AU1": 0.36, "AU2": 0.36, "AU4": 0.36, "AU6": 0.3, "AU9": 0.25, "AU10": 0.3}
-MOUTHS = ("AU12", "AU14", "AU15", "AU17", "AU18", "AU20", "AU24", None)
+MOUTHS = ("AU12", "AU14", "AU15", "AU17", "AU18", "AU18", "AU20", "AU24", "AU24", None)
 EXTRA = {
-    "AU2": 0.04, "AU4": 0.03, "AU6": 0.04, "AU7": 0.06, "AU14": 0.05, "AU17": 0.04, "AU18": 0.06,
-    "AU43": 0.12,
+    "AU2": 0.03, "AU6": 0.04, "AU7": 0.06, "AU14": 0.09, "AU15": 0.03, "AU17": 0.03, "AU18": 0.16,
+    "AU20": 0.03, "AU24": 0.03, "AU43": 0.15,
 }  # fmt: skip
 WEAK, BLEND = 0.10, 0.10  # shares of weak and of blended emotional expressions
 _EXCLUDES = {
@@ -55,8 +55,8 @@ def draw_expression(r: np.random.Generator) -> tuple[str | None, dict[str, float
     ]
     units = _free(r) if name is None else _prototype(name, r)
     if name is not None:
-        _add_extras(units, r)
-    _add_traces(units, name, r)
+        _add_extras(units, name == "neutral", r)
+    _add_traces(units, r)
     sides = {}
     if name == "contempt":
         side = str(r.choice(["Left", "Right"]))
@@ -100,13 +100,15 @@ def _compatible(unit: str, units: Mapping[str, float]) -> bool:
     return not clash and not any(unit in _EXCLUDES.get(other, ()) for other in units)
 
 
-def _add_extras(units: dict[str, float], r: np.random.Generator) -> None:
+def _add_extras(units: dict[str, float], neutral: bool, r: np.random.Generator) -> None:
     for unit, p in EXTRA.items():
+        if neutral and unit != "AU43":
+            continue
         if r.random() < p and unit not in units and _compatible(unit, units):
             units[unit] = _strength(r, unit)
 
 
-def _add_traces(units: dict[str, float], name: str | None, r: np.random.Generator) -> None:
+def _add_traces(units: dict[str, float], r: np.random.Generator) -> None:
     """Traces (below grade B) of units that are otherwise absent."""
     for unit in ("AU1", "AU2", "AU4", "AU6", "AU12", "AU15", "AU17"):
         if r.random() < 0.12 and unit not in units and _compatible(unit, units):

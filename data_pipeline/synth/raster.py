@@ -4,12 +4,14 @@ Each CPU thread index owns one face and walks its triangles in order, so the res
 depend on scheduling. Warp brings its own compiler; none is needed on the machine.
 """
 
-# mypy: disable-error-code="name-defined,valid-type,no-untyped-def"
+# mypy: ignore-errors
+# ruff: noqa: UP018 (Warp needs float() to declare a variable that a loop changes)
 from __future__ import annotations
 
 import warp as wp
 
 wp.config.quiet = True
+wp.set_module_options({"enable_backward": False})
 
 TWO_SIDED_FROM = wp.constant(6)  # materials from here on show both sides (lashes and outwards)
 MASKED_FROM = wp.constant(8)  # materials from here on are cut out by the vertex mask (hair)
@@ -112,8 +114,9 @@ def rasterise(
                                 if material >= MASKED_FROM:
                                     m = u * mask[n, i[0]] + v * mask[n, i[1]] + w * mask[n, i[2]]
                                     p = u * texture[i[0]] + v * texture[i[1]] + w * texture[i[2]]
-                                    edge = strand_noise(p, seeds[n], 40.0)
-                                    shown = m + 0.35 * edge > 0.0
+                                    if m < 0.35:
+                                        edge = strand_noise(p, seeds[n], 40.0)
+                                        shown = m + 0.35 * edge > 0.0
                                 if shown:
                                     depth[n, y, x] = z
                                     hit[n, y, x] = t

@@ -205,7 +205,7 @@ class FaceRenderer:
         follow[s.parts["head"]] = s.neck
         turned = (unposed - pivot) @ rotation.T
         points = (unposed - pivot) * (1 - follow[:, None]) + turned * follow[:, None]
-        face = (eyes + [0, 0, -0.025 * scale] - pivot) @ rotation.T
+        face = (eyes + np.array([0, 0, -0.025 * scale]) - pivot) @ rotation.T
         screen = self._project(spec, points, face, scale)
         names = {name: screen[index].mean(0)[:2] for name, index in marks.items()}
         return PosedFace(points, screen, rotation, self._to_light(spec, points - face), names)
@@ -349,8 +349,8 @@ class FaceRenderer:
         return int(generator(spec.seed, spec.index, 1).integers(1 << 30))
 
     def _looks(self, specs: Sequence[FaceSpec], faces: Sequence[PosedFace]) -> Any:
-        struct = self._shading.Look
-        table = np.zeros(len(specs), dtype=struct.numpy_dtype())
+        struct: Any = self._shading.Look
+        table: Any = np.zeros(len(specs), dtype=struct.numpy_dtype())
         for row, spec, face in zip(table, specs, faces, strict=True):
             inverse = face.rotation.T
             hair = np.array(spec.hair)
@@ -362,7 +362,11 @@ class FaceRenderer:
             row["light_colour"] = spec.light_colour
             row["sky"] = np.array(spec.ambient) * 1.15
             row["ground"] = np.array(spec.ambient) * 0.7
-            row["skin"], row["lips"], row["lip_mix"] = spec.skin, spec.lips, spec.lip_mix
+            row["skin"], row["lips"], row["lip_mix"] = (
+                spec.skin,
+                spec.lips,
+                0.9 if spec.lipstick else 0.75,
+            )
             row["blush"] = (1.15, 0.52, 0.55)
             row["hair"], row["iris"] = hair, spec.iris
             row["brow"] = spec.brow

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from data_pipeline.synth.expressions import draw_expression
 from data_pipeline.synth.headmodel import LOCAL_CHANGES
 
 Colour = tuple[float, float, float]
@@ -14,6 +16,25 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class FaceSpec:
+    """One face: who it is, what it does, how it is lit and taken. Colours are linear RGB.
+
+    Args:
+        seed, index: the identity; every index is another person.
+        gender: 0 male to 1 female; age: years; anny_age: the same on Anny's scale.
+        weight, african, asian, caucasian: Anny's phenotypes.
+        local: Anny's local changes by our names (``headmodel.LOCAL_CHANGES``), -1 to 1.
+        actions: facial actions 0-1; prototype: the expression they were drawn for, None if none.
+        yaw, pitch, roll: degrees, see ``render.pose_matrix``.
+        melanin: 0 palest to 1 darkest skin.
+        wrinkles, age_spots, freckles, blush, eye_shade, beard, moustache, bangs, recede: 0-1.
+        brow_thickness, hair_volume: metres; hair_length: height on the template where hair ends.
+        glasses_style: half width, half height, wire (metres), squareness.
+        light_azimuth, light_elevation: degrees, azimuth > 0 on the image's right.
+        distance: metres to the camera; framing: span of the frame relative to the usual.
+        blur: radius in pixels; noise: standard deviation of the sensor noise, full scale 1.
+        factor: what differs from the twin of a counterfactual pair; changed: this is the twin.
+    """
+
     seed: int
     index: int
     split: str
@@ -39,7 +60,6 @@ class FaceSpec:
     eye_shade: float
     oil: float
     lips: Colour
-    lip_mix: float
     lipstick: bool
     iris_name: str
     iris: Colour
@@ -67,7 +87,6 @@ class FaceSpec:
     collar: float
     light_azimuth: float
     light_elevation: float
-    light_strength: float
     light_colour: Colour
     ambient: Colour
     background_kind: str
@@ -84,246 +103,297 @@ class FaceSpec:
     changed: bool = False
 
 
-SKIN_SCALE = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
-SKIN_TONES = np.array(
-    [
-        [0.80, 0.56, 0.46],
-        [0.68, 0.43, 0.31],
-        [0.47, 0.27, 0.165],
-        [0.24, 0.125, 0.072],
-        [0.095, 0.05, 0.032],
-    ]
-)
-HAIR = {
+SKIN_SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)  # melanin of the tones below
+SKIN_TONES = np.array([
+    [0.80, 0.56, 0.46], [0.68, 0.43, 0.31], [0.47, 0.27, 0.165], [0.24, 0.125, 0.072],
+    [0.095, 0.05, 0.032],
+])  # fmt: skip
+HAIR_COLOURS: Mapping[str, Colour] = {
     "black": (0.012, 0.010, 0.009),
-    "brown": (0.085, 0.042, 0.02),
+    "brown": (0.085, 0.042, 0.020),
     "blond": (0.50, 0.34, 0.15),
     "gray": (0.44, 0.43, 0.42),
-    "red": (0.28, 0.08, 0.022),
+    "red": (0.30, 0.08, 0.020),
 }
-BROW = {
+BROW_COLOURS: Mapping[str, Colour] = {
     "black": (0.008, 0.006, 0.005),
     "brown": (0.035, 0.018, 0.010),
     "blond": (0.14, 0.08, 0.035),
     "gray": (0.16, 0.155, 0.15),
     "red": (0.11, 0.035, 0.013),
 }
-IRIS = {
+IRIS_COLOURS: Mapping[str, Colour] = {
     "brown": (0.09, 0.04, 0.018),
     "blue": (0.16, 0.30, 0.50),
-    "green": (0.16, 0.26, 0.10),
+    "green": (0.16, 0.27, 0.09),
     "gray": (0.24, 0.27, 0.30),
 }
-AGE_YEARS = np.array([0.0, 1, 4, 11, 16, 18, 64, 110])
-AGE_ANNY = np.array([0.0, 0.05, 0.215, 0.415, 0.67, 0.77, 0.83, 1.0])
+# Anny's morphological age mapping (shape_calibration/boys.pth): years -> its age parameter
+AGE_YEARS = (0.0, 1.0, 4.0, 11.0, 16.0, 18.0, 64.0, 110.0)
+AGE_ANNY = (0.0, 0.05, 0.215, 0.415, 0.67, 0.77, 0.83, 1.0)
+YOUNGEST, OLDEST = 4.0, 90.0
+_CALMER = {  # local changes that could be taken for an action, an age or a pose vary less
+    "mouth_height": 0.5, "eye_height": 0.6, "head_height": 0.5, "head_depth": 0.5,
+    "chin_height": 0.6, "jaw_drop": 0.5, "eye_tilt": 0.7, "ear_wing": 0.6, "eye_bag": 0.4,
+}  # fmt: skip
 
 
-def ramp(low, high, x):
-    t = float(np.clip((x - low) / (high - low), 0, 1))
-    return t * t * (3 - 2 * t)
+def anny_age(years: float) -> float:
+    """Anny's age parameter for an age in years, by Anny's own calibration."""
+    return float(np.interp(years, AGE_YEARS, AGE_ANNY))
 
 
-def ageing(age):
-    return ramp(35, 85, age)
+def ageing(years: float) -> float:
+    """How far the skin has aged, 0 (up to 22 years) to 1 (90 years)."""
+    return float(np.clip((years - 22) / 68, 0, 1))
 
 
-def generator(seed, index, *stream):
+def generator(seed: int, index: int, *stream: int) -> np.random.Generator:
+    """The random stream of one face; groups of parameters have streams of their own."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index, *stream])))
 
 
 def sample_face(seed: int, index: int, split: str = "train") -> FaceSpec:
-    r = generator(seed, index)
-    from data_pipeline.synth.expressions import draw_expression
+    """Draw the face ``index``; the same numbers give the same face in any process."""
+    streams = [generator(seed, index, 100 + k) for k in range(7)]
+    person = _person(streams[0])
+    prototype, actions = draw_expression(streams[1])
+    return FaceSpec(
+        seed=seed,
+        index=index,
+        split=split,
+        **person,
+        local=_shape(streams[2], person),
+        actions=actions,
+        prototype=prototype,
+        **_skin(streams[3], person),
+        **_hair(streams[4], person),
+        **_worn(streams[5]),
+        **_picture(streams[6]),
+    )
 
-    prototype, actions = draw_expression(r)
-    age = float(r.uniform(4, 88))
-    male = bool(r.random() < 0.5)
-    gender = float(r.uniform(0, 0.1)) if male else float(r.uniform(0.9, 1))
-    african, asian, caucasian = (float(v) for v in r.dirichlet([0.5, 0.5, 0.5]) * 0.98 + 0.0066)
+
+def _chance(r: np.random.Generator, p: float) -> bool:
+    return bool(r.random() < p)
+
+
+def _floats(values: Any) -> Any:
+    return tuple(float(value) for value in values)
+
+
+def _person(r: np.random.Generator) -> dict[str, Any]:
+    """Gender, age, ancestry, build and skin tone."""
+    age = float(YOUNGEST + (OLDEST - YOUNGEST) * r.random() ** 1.2)
+    female = _chance(r, 0.5)
+    african, asian, caucasian = _floats(r.dirichlet([0.5, 0.5, 0.5]) * 0.97 + 0.01)
     melanin = float(np.clip(0.1 + 0.72 * african + 0.2 * asian + r.normal(0, 0.09), 0, 1))
+    chubby = _chance(r, 0.25)
+    return {
+        "gender": float(r.uniform(0.92, 1) if female else r.uniform(0, 0.08)),
+        "age": age,
+        "anny_age": anny_age(age),
+        "weight": float(r.uniform(0.85, 1.0) if chubby else r.uniform(0.2, 0.6)),
+        "african": african,
+        "asian": asian,
+        "caucasian": caucasian,
+        "melanin": melanin,
+    }
+
+
+def _shape(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, float]:
+    """Local changes: personal variation, and what gender, age and build bring with them."""
+    local = {
+        name: float(np.clip(r.normal(0, 0.28 * _CALMER.get(name, 1.0)), -0.8, 0.8))
+        for name in LOCAL_CHANGES
+    }
+    local |= age_changes(person["age"], local["eye_bag"])
+    grown = float(np.clip((person["age"] - 10) / 8, 0, 1))
+    tilt = grown * (1 if person["gender"] < 0.5 else -1)
+    for name, amount in (("chin_width", 0.3), ("chin_bones", 0.25), ("neck_width", 0.4)):
+        local[name] += amount * tilt
+    local["eye_scale"] -= 0.2 * tilt
+    chubby = person["weight"] > 0.8
+    local["head_fat"] = float(r.uniform(0.5, 0.9) if chubby else r.uniform(-0.5, 0.05))
+    local["double_chin"] = float(r.uniform(0.3, 0.8) if chubby else r.uniform(-0.3, 0.1))
+    lips = ("upper_lip", "lower_lip", "upper_lip_volume", "lower_lip_volume")
+    local |= _two_kinds(r, lips, (0.55, 0.9), (-0.55, 0.1))
+    return local | _two_kinds(r, ("nose_width", "nose_volume", "nostrils"), (0.5, 0.9), (-0.5, 0.1))
+
+
+def age_changes(years: float, eye_bag: float = 0.0) -> dict[str, float]:
+    """Local changes that age brings to a face whose own bags under the eyes are ``eye_bag``."""
+    old = ageing(years)
+    return {
+        "head_age": 0.75 * old,
+        "eye_bag": float(np.clip(eye_bag + 0.45 * old, -0.8, 0.9)),
+        "laugh_lines": 0.4 * old,
+    }
+
+
+def _two_kinds(
+    r: np.random.Generator,
+    names: tuple[str, ...],
+    large: tuple[float, float],
+    small: tuple[float, float],
+) -> dict[str, float]:
+    """A quarter of people have the feature large; nobody lies in between."""
+    low, high = large if _chance(r, 0.25) else small
+    return {name: float(r.uniform(low, high)) for name in names}
+
+
+def _skin(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, Any]:
+    melanin, age = person["melanin"], person["age"]
     tone = np.array([np.interp(melanin, SKIN_SCALE, SKIN_TONES[:, c]) for c in range(3)])
     tone = tone * np.exp(r.normal(0, 0.04, 3)) * np.exp(r.normal(0, 0.06))
-    adult = age >= 18
-    old = ramp(35, 85, age)
-    wrinkles = float(old * r.uniform(0.85, 1.1))
-    gray = r.random() < ramp(38, 68, age)
-    if gray:
-        hair_name = "gray"
-    elif melanin > 0.55:
-        hair_name = str(r.choice(["black", "brown"], p=[0.85, 0.15]))
+    lipstick = _chance(r, 0.55) and person["gender"] > 0.5 and age > 14
+    rouge = np.array([[0.50, 0.015, 0.03], [0.42, 0.02, 0.16]][_chance(r, 0.3)])
+    lips = rouge * r.uniform(0.6, 1.2) if lipstick else tone * np.array([0.80, 0.52, 0.52])
+    brown = melanin > 0.45 or _chance(r, 0.35)
+    iris = "brown" if brown else str(r.choice(["blue", "green", "gray"], p=[0.5, 0.3, 0.2]))
+    blush, freckles = _chance(r, 0.3), _chance(r, 0.3)
+    return {
+        "skin": _floats(tone),
+        "wrinkles": ageing(age) * float(r.uniform(0.95, 1.05)),
+        "age_spots": age_spots(age),
+        "freckles": float(r.uniform(0.7, 1) if freckles and melanin < 0.4 and age < 60 else 0),
+        "blush": float(r.uniform(0.55, 0.8) if blush and melanin < 0.45 else 0),
+        "eye_shade": 0.12 + 0.2 * ageing(age),
+        "oil": float(r.uniform(0.4, 1.2)),
+        "lips": _floats(lips),
+        "lipstick": lipstick,
+        "iris_name": iris,
+        "iris": IRIS_COLOURS[iris],
+    }
+
+
+def age_spots(years: float) -> float:
+    """Strength of age spots, 0 up to 50 years and 1 at 90."""
+    return float(np.clip((years - 50) / 40, 0, 1))
+
+
+def _hair(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, Any]:
+    male, age = person["gender"] < 0.5, person["age"]
+    name = _hair_colour(r, age, person["melanin"])
+    style = _hair_style(r, male, age)
+    fringed = style in ("short", "long") and _chance(r, 0.25 if male else 0.4)
+    receding = male and age > 30 and style in ("short", "buzz") and _chance(r, 0.45)
+    curly = _chance(r, 0.7 if person["african"] > 0.5 else 0.2)
+    bushy = _chance(r, 0.45 if male else 0.2)
+    return {
+        "hair_style": style,
+        "hair_name": name,
+        "hair": _floats(np.array(HAIR_COLOURS[name]) * np.exp(r.normal(0, 0.1))),
+        "hair_volume": float(r.uniform(0.006, 0.018)),
+        "hair_length": float(r.uniform(0.52, 0.60)),
+        "curl": float(r.uniform(0.5, 1)) if curly else 0.0,
+        "recede": float(r.uniform(0.7, 1)) if receding and not fringed else 0.0,
+        "bangs": float(r.uniform(0.75, 1)) if fringed else 0.0,
+        "brow": BROW_COLOURS[name],
+        "brow_thickness": float(r.uniform(0.0044, 0.0056) if bushy else r.uniform(0.0022, 0.003)),
+        "brow_density": float(r.uniform(0.85, 1) if bushy else r.uniform(0.75, 0.95)),
+        "brow_arch": float(r.uniform(0.001, 0.004)),
+        "brow_height": float(r.normal(0, 0.0004)),
+        **_beard(r, male and age > 19),
+    }
+
+
+def _hair_colour(r: np.random.Generator, age: float, melanin: float) -> str:
+    if _chance(r, float(np.clip((age - 35) / 30, 0, 1))):
+        return "gray"
+    if melanin > 0.55:
+        return "black" if _chance(r, 0.85) else "brown"
+    return str(r.choice(["black", "brown", "blond", "red"], p=[0.25, 0.27, 0.34, 0.14]))
+
+
+def _hair_style(r: np.random.Generator, male: bool, age: float) -> str:
+    bald = 0.1 + 0.25 * float(np.clip((age - 25) / 35, 0, 1)) if male and age > 18 else 0.03
+    if _chance(r, bald):
+        return "bald"
+    shares = [0.2, 0.65, 0.15] if male else [0.0, 0.25, 0.75]
+    return str(r.choice(["buzz", "short", "long"], p=shares))
+
+
+def _beard(r: np.random.Generator, can_grow: bool) -> dict[str, float]:
+    """A full beard, with or without a moustache, a moustache alone, or neither."""
+    kind = str(r.choice(["none", "both", "beard", "moustache"], p=[0.4, 0.32, 0.08, 0.2]))
+    beard, moustache = r.uniform(0.8, 0.97, 2)
+    return {
+        "beard": float(beard) if can_grow and kind in ("both", "beard") else 0.0,
+        "moustache": float(moustache) if can_grow and kind in ("both", "moustache") else 0.0,
+    }
+
+
+def _any_colour(r: np.random.Generator) -> Colour:
+    return _floats(r.uniform(0.01, 0.6, 3) ** 1.5)
+
+
+def _worn(r: np.random.Generator) -> dict[str, Any]:
+    rounded = _chance(r, 0.5)
+    height = r.uniform(0.019, 0.023) if rounded else r.uniform(0.014, 0.018)
+    square = r.uniform(0, 0.15) if rounded else r.uniform(0.4, 1)
+    style = (r.uniform(0.022, 0.026), height, r.uniform(0.002, 0.0042), square)
+    return {
+        "glasses": _chance(r, 0.28),
+        "glasses_style": _floats(style),
+        "glasses_colour": (0.01, 0.01, 0.012) if _chance(r, 0.6) else _any_colour(r),
+        "hat": _chance(r, 0.14),
+        "hat_colour": _any_colour(r),
+        "cloth": _any_colour(r),
+        "collar": float(r.uniform(-0.012, 0.012)),
+    }
+
+
+def _picture(r: np.random.Generator) -> dict[str, Any]:
+    """Pose, light, background and camera."""
+    return {
+        **_pose(r),
+        **_light(r),
+        **_background(r),
+        "distance": float(np.exp(r.uniform(np.log(0.5), np.log(1.8)))),
+        "framing": float(r.uniform(0.92, 1.08)),
+        "shift_x": float(r.normal(0, 0.015)),
+        "shift_y": float(r.normal(0, 0.015)),
+        "blur": float(max(0.0, r.normal(-0.2, 0.5))),
+        "noise": float(r.uniform(0, 0.02)),
+        "exposure": float(np.exp(r.normal(0, 0.12))),
+    }
+
+
+def _pose(r: np.random.Generator) -> dict[str, float]:
+    """A third near frontal, the rest moderate, up to 45 degrees of yaw."""
+    if _chance(r, 0.34):
+        angles = r.normal(0, [4, 3, 3])
     else:
-        hair_name = str(r.choice(["black", "brown", "blond", "red"], p=[0.27, 0.27, 0.36, 0.10]))
-    hair = tuple(float(v) for v in np.array(HAIR[hair_name]) * np.exp(r.normal(0, 0.1)))
-    bald = r.random() < ((0.10 + 0.25 * ramp(25, 60, age)) if male and adult else 0.03)
-    u = r.random()
-    if bald:
-        style = "bald"
-    elif male:
-        style = "buzz" if u < 0.2 else "short" if u < 0.85 else "long"
-    else:
-        style = "short" if u < 0.25 else "long"
-    hat = bool(r.random() < 0.1)
-    bangs = (
-        float(r.uniform(0.75, 1.0))
-        if style in ("short", "long") and r.random() < (0.25 if male else 0.4)
-        else 0.0
-    )
-    recede = float(
-        r.uniform(0.6, 1)
-        if male and age > 30 and style != "long" and bangs == 0 and r.random() < 0.35
-        else 0.0
-    )
-    bearded = male and age > 19 and r.random() < 0.55
-    full = bearded and r.random() < 0.6
-    beard = float(r.uniform(0.8, 0.97)) if full else 0.0
-    moustache = (
-        float(r.uniform(0.8, 0.97)) if bearded and (full and r.random() < 0.85 or not full) else 0.0
-    )
-    lipstick = bool(not male and age > 14 and r.random() < 0.5)
-    lips = (
-        np.array([0.50, 0.015, 0.03]) * r.uniform(0.6, 1.2)
-        if lipstick
-        else tone * np.array([0.80, 0.52, 0.52])
-    )
-    if lipstick and r.random() < 0.3:
-        lips = np.array([0.42, 0.02, 0.16])
-    iris_name = (
-        "brown"
-        if melanin > 0.45 or r.random() < 0.35
-        else str(r.choice(["blue", "green", "gray"], p=[0.5, 0.25, 0.25]))
-    )
-    bushy = r.random() < (0.45 if male else 0.2)
-    local = {name: float(np.clip(r.normal(0, 0.28), -0.8, 0.8)) for name in LOCAL_CHANGES}
-    for name, scale in (
-        ("mouth_height", 0.5),
-        ("eye_height", 0.7),
-        ("head_height", 0.5),
-        ("head_depth", 0.5),
-        ("chin_height", 0.6),
-        ("jaw_drop", 0.5),
-        ("eye_tilt", 0.7),
-        ("ear_wing", 0.6),
-    ):
-        local[name] *= scale
-    local["head_age"] = 0.7 * old
-    local["eye_bag"] += 0.5 * old
-    local["laugh_lines"] = 0.4 * old
-    chubby = r.random() < 0.25
-    weight = float(r.uniform(0.85, 1.0)) if chubby else float(r.uniform(0.2, 0.6))
-    local["head_fat"] = float(r.uniform(0.5, 0.9)) if chubby else float(r.uniform(-0.5, 0.05))
-    local["double_chin"] = float(r.uniform(0.3, 0.8)) if chubby else float(r.uniform(-0.3, 0.1))
-    big = r.random() < 0.25
-    for name in ("upper_lip", "lower_lip", "upper_lip_volume", "lower_lip_volume"):
-        local[name] = float(r.uniform(0.55, 0.9)) if big else float(r.uniform(-0.55, 0.1))
-    wide = r.random() < 0.25
-    for name in ("nose_width", "nose_volume", "nostrils"):
-        local[name] = float(r.uniform(0.5, 0.9)) if wide else float(r.uniform(-0.5, 0.1))
-    if r.random() < 0.35:
-        yaw, pitch, roll = (float(v) for v in r.normal(0, [4, 3, 3]))
-    else:
-        yaw, pitch, roll = (
-            float(np.clip(v, -c, c)) for v, c in zip(r.normal(0, [20, 10, 9]), (45, 25, 25))
-        )
-    side = r.random()
-    azimuth = float(
-        r.uniform(-75, -40)
-        if side < 0.33
-        else r.uniform(40, 75)
-        if side < 0.66
-        else r.uniform(-20, 20)
-    )
+        angles = np.clip(r.normal(0, [20, 10, 9]), [-45, -25, -25], [45, 25, 25])
+    return dict(zip(("yaw", "pitch", "roll"), _floats(angles), strict=True))
+
+
+def _light(r: np.random.Generator) -> dict[str, Any]:
+    """Key light from the left, the right or the front; its warmth; the fill from all around."""
+    low, high = [(-75, -40), (-20, 20), (40, 75)][int(r.integers(3))]
     warmth = r.normal(0, 0.08)
-    light = np.exp(np.array([warmth, 0, -warmth]))
-    strength = float(r.uniform(0.7, 1.2))
-    fill = float(r.uniform(0.22, 0.5))
-    kind = r.random()
-    level = float(
-        r.uniform(0.6, 0.9)
-        if kind < 0.33
-        else r.uniform(0.01, 0.06)
-        if kind < 0.66
-        else r.uniform(0.12, 0.4)
-    )
+    key = r.uniform(0.7, 1.2) * np.exp([warmth, 0, -warmth])
+    fill = r.uniform(0.22, 0.5) * np.exp(r.normal(0, 0.05, 3))
+    return {
+        "light_azimuth": float(r.uniform(low, high)),
+        "light_elevation": float(r.uniform(5, 60)),
+        "light_colour": _floats(key),
+        "ambient": _floats(fill),
+    }
 
-    def shade():
-        c = np.exp(r.normal(0, 0.3, 3))
-        c /= c.mean()
-        return tuple(float(v) for v in np.clip(level * c * np.exp(r.normal(0, 0.12)), 0.002, 1.0))
 
-    def colour():
-        return tuple(float(v) for v in r.uniform(0.01, 0.6, 3) ** 1.5)
+def _background(r: np.random.Generator) -> dict[str, Any]:
+    """Light, dark or middling; a gradient, soft noise or blurred shapes."""
+    low, high = [(0.6, 0.9), (0.01, 0.06), (0.12, 0.4)][int(r.integers(3))]
+    level = float(r.uniform(low, high))
 
-    round_frame = r.random() < 0.5
-    return FaceSpec(
-        seed,
-        index,
-        split,
-        gender,
-        age,
-        float(np.interp(age, AGE_YEARS, AGE_ANNY)),
-        weight,
-        african,
-        asian,
-        caucasian,
-        local,
-        actions,
-        prototype,
-        yaw,
-        pitch,
-        roll,
-        melanin,
-        tuple(float(v) for v in tone),
-        wrinkles,
-        float(ramp(55, 85, age) * r.uniform(0.5, 1)),
-        float(r.uniform(0.6, 1)) if melanin < 0.4 and age < 60 and r.random() < 0.2 else 0.0,
-        float(r.uniform(0.55, 0.8)) if melanin < 0.45 and r.random() < 0.3 else 0.0,
-        float(0.12 + 0.2 * old * r.random()),
-        float(r.uniform(0.4, 1.2)),
-        tuple(float(v) for v in lips),
-        0.9 if lipstick else 0.75,
-        lipstick,
-        iris_name,
-        IRIS[iris_name],
-        tuple(float(v) for v in BROW[hair_name]),
-        float(r.uniform(0.0044, 0.0056)) if bushy else float(r.uniform(0.0022, 0.0030)),
-        float(r.uniform(0.85, 1)) if bushy else float(r.uniform(0.7, 0.95)),
-        float(r.uniform(0.001, 0.004)),
-        float(r.normal(0, 0.0004)),
-        style,
-        hair_name,
-        hair,
-        float(r.uniform(0.006, 0.018)),
-        float(r.uniform(0.52, 0.60)),
-        float(r.uniform(0.5, 1) if r.random() < (0.7 if african > 0.5 else 0.2) else 0.0),
-        recede,
-        bangs,
-        beard,
-        moustache,
-        bool(r.random() < 0.28),
-        (
-            float(r.uniform(0.022, 0.026)),
-            float(r.uniform(0.019, 0.023) if round_frame else r.uniform(0.014, 0.018)),
-            float(r.uniform(0.002, 0.0042)),
-            float(r.uniform(0, 0.15) if round_frame else r.uniform(0.4, 1)),
-        ),
-        (0.01, 0.01, 0.012) if r.random() < 0.6 else colour(),
-        hat,
-        colour(),
-        colour(),
-        float(r.uniform(-0.012, 0.012)),
-        azimuth,
-        float(r.uniform(5, 60)),
-        strength,
-        tuple(float(v * strength) for v in light),
-        tuple(float(v * fill) for v in np.exp(r.normal(0, 0.05, 3))),
-        str(r.choice(["gradient", "noise", "shapes"])),
-        level,
-        (shade(), shade()),
-        float(np.exp(r.uniform(np.log(0.5), np.log(1.8)))),
-        float(r.uniform(0.92, 1.06)),
-        float(r.normal(0, 0.015)),
-        float(r.normal(0, 0.015)),
-        float(max(0, r.normal(-0.2, 0.5))),
-        float(r.uniform(0, 0.02)),
-        float(np.exp(r.normal(0, 0.12))),
-    )
+    def shade() -> Colour:
+        tint = np.exp(r.normal(0, 0.3, 3))
+        colour = level * tint / tint.mean() * np.exp(r.normal(0, 0.12))
+        return _floats(np.clip(colour, 0.002, 1.0))
+
+    return {
+        "background_kind": str(r.choice(["gradient", "noise", "shapes"])),
+        "background_light": level,
+        "background_colours": (shade(), shade()),
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def scene() -> Scene:
         name: slice(int(a), int(b))
         for name, a, b in zip(sizes, starts[:-1], starts[1:], strict=True)
     }
-    pieces = [
+    pieces: list[tuple[np.ndarray, Any]] = [
         (model.triangles, model.materials),
         (local + parts["hair"].start, HAIR),
         (local + parts["hat"].start, HAT),

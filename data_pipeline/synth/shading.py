@@ -4,7 +4,8 @@ All colours are linear RGB. Light and normals live in the frame of the unposed h
 gradients measured on the template need no further turning.
 """
 
-# mypy: disable-error-code="name-defined,valid-type,no-untyped-def,misc"
+# mypy: ignore-errors
+# ruff: noqa: UP018 (Warp needs float() to declare a variable that a loop changes)
 from __future__ import annotations
 
 import warp as wp
@@ -12,6 +13,7 @@ import warp as wp
 from data_pipeline.synth.raster import strand_noise
 
 wp.config.quiet = True
+wp.set_module_options({"enable_backward": False})
 
 MAP_X0 = wp.constant(-0.085)  # the planar face map spans x and z of the template, metres
 MAP_X1 = wp.constant(0.085)
@@ -147,12 +149,10 @@ def _skin(
     normal = n0
     albedo = look.skin
     gloss = look.oil
-    state = wp.rand_init(look.seed)
-    blotch = wp.noise(state, p * 120.0)
-    albedo = albedo * (1.0 + 0.07 * blotch)
     if p[1] < -0.02 and p[2] > 0.601:
         front = _smooth(-0.03, -0.07, p[1])
         bump = _map4(relief, n, p[0], p[2])
+        albedo = albedo * (1.0 + 0.05 * bump[3] * front)
         slope = wp.vec3(bump[0], 0.0, bump[1]) * front
         normal = wp.normalize(n0 - (slope - n0 * wp.dot(slope, n0)))
         layer = _map4(paint, n, p[0], p[2]) * front
@@ -209,7 +209,9 @@ def _hair(p: wp.vec3, normal: wp.vec3, base: wp.vec3, look: Look, occlusion: flo
     strand = strand_noise(p, look.seed + 3, 55.0 - 25.0 * look.curl)
     fine = strand_noise(p, look.seed + 5, 130.0)
     state = wp.rand_init(look.seed + 9)
-    lump = wp.noise(state, p * 120.0) * look.curl
+    lump = float(0.0)
+    if look.curl > 0.0:
+        lump = wp.noise(state, p * 120.0) * look.curl
     colour = base * wp.max(1.0 + 0.45 * strand + 0.35 * fine + 0.9 * lump, 0.15)
     tangent = wp.normalize(wp.vec3(0.2 * strand, 0.1, -1.0) + normal * 0.4 * normal[2])
     half = wp.normalize(look.light + look.view)
