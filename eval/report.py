@@ -100,13 +100,17 @@ def _console_table(chosen: list[dict[str, Any]], title: str | None) -> Table:
     for entry in chosen:
         table.add_row(
             _short(entry["task"]),
-            metric_name(entry).replace("balanced accuracy", "bal. acc."),
+            _narrow(metric_name(entry)),
             f"[{colour[verdict(entry)]}]{shown(entry['value'], entry['metric'])}[/]",
             _range(entry, "\u2013"),
             *(shown(entry["baselines"].get(name), entry["metric"]) for name in plots.LABELS),
             f"{entry['n']:,}",
         )
     return table
+
+
+def _narrow(metric: str) -> str:
+    return metric.replace("balanced accuracy", "bal. acc.").replace("degrees", "deg")
 
 
 def _short(task: str) -> str:
