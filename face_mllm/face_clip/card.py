@@ -51,7 +51,7 @@ def model_card(
     steps: int,
     seconds: float,
     machine: str,
-    figures: dict[str, Any],
+    figures: dict[str, Any] | None,
 ) -> str:
     """Return the README.md of the folder: data, settings, time and measured figures."""
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -60,7 +60,7 @@ def model_card(
         USE.format(folder="FOLDER", size=config.image.size, resize=config.image.resize),
         _data(config, train, val),
         _training(config, steps, seconds, machine),
-        _figures(figures),
+        _figures(figures) if figures else "\nAn intermediate state; nothing was measured on it.\n",
     ]
     return "".join(parts)
 

@@ -12,6 +12,7 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -181,7 +182,7 @@ class Run:
         return self._order[1][start : start + self.config.batch_size]
 
     def _batch(self) -> tuple[torch.Tensor, list[str], Targets]:
-        """Moved and spoilt pictures, texts about the first of them, and targets that followed the moves."""
+        """Moved and spoilt pictures, texts about the first of them, targets that followed."""
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         rng = random.Random(f"{config.seed}/{self.step}")
@@ -234,7 +235,7 @@ class Run:
             self.save()
         last = self.step == config.max_steps
         if config.export_steps and self.step % config.export_steps == 0 and not last:
-            self.write(config.out.with_name(f"{config.out.name}-step{self.step}"))
+            self.write(config.out.with_name(f"{config.out.name}-step{self.step}"), measured=False)
 
     def save(self) -> None:
         """Write the resumable checkpoint in place of the last one."""
@@ -273,12 +274,24 @@ class Run:
         model.load_state_dict(self.average.state)
         return model.eval()
 
-    def write(self, folder: Path) -> None:
-        """Measure the averaged model and write it, with its card, as a whole folder."""
+    def write(self, folder: Path, measured: bool = True) -> None:
+        """Write the averaged model with its card as a whole folder, measured on val or not."""
         config, model = self.config, self.averaged_model()
         stored = getattr(torch, config.stored_dtype)
         model.load_state_dict({k: v.to(stored).to(v.dtype) for k, v in model.state_dict().items()})
-        figures = measure(
+        figures = self._measure(model) if measured else None
+        with whole_folder(folder) as partial:
+            save_folder(model, self.tokenizer, image_processor(config.image), partial, stored)
+            if figures is not None:
+                (partial / "measured.json").write_text(json.dumps(figures, indent=1))
+            settings = json.loads(config.model_dump_json())
+            (partial / "training.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+            shutil.copy(self.folder / METRICS, partial / METRICS)
+            (partial / "README.md").write_text(self._card(model, figures))
+
+    def _measure(self, model: FaceClipModel) -> dict[str, Any]:
+        config = self.config
+        return measure(
             model,
             self.tokenizer,
             self.train,
@@ -288,24 +301,12 @@ class Run:
             config.probe_train,
             config.seed,
         )
-        with whole_folder(folder) as partial:
-            save_folder(model, self.tokenizer, image_processor(config.image), partial, stored)
-            (partial / "measured.json").write_text(json.dumps(figures, indent=1))
-            settings = json.loads(config.model_dump_json())
-            (partial / "training.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-            if (self.folder / METRICS).exists():
-                shutil.copy(self.folder / METRICS, partial / METRICS)
-            card = model_card(
-                config,
-                model,
-                self.train,
-                self.val,
-                self.step,
-                self.seconds,
-                self.hardware.describe(),
-                figures,
-            )
-            (partial / "README.md").write_text(card)
+
+    def _card(self, model: FaceClipModel, figures: dict[str, Any] | None) -> str:
+        machine = self.hardware.describe()
+        return model_card(
+            self.config, model, self.train, self.val, self.step, self.seconds, machine, figures
+        )
 
 
 def _optimizer(config: FaceClipConfig, *modules: torch.nn.Module) -> torch.optim.AdamW:

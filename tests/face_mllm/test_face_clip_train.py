@@ -46,7 +46,9 @@ def settings(faces, out, **changes):
 def trained(faces, tmp_path_factory):
     place = tmp_path_factory.mktemp("clip")
     config = {**SMALL, "kind": "face_clip", "data": [str(faces)], "out": str(place / "clip")}
-    (place / "clip.yaml").write_text(yaml.safe_dump({**config, "max_steps": 60}))
+    (place / "clip.yaml").write_text(
+        yaml.safe_dump({**config, "max_steps": 60, "export_steps": 40})
+    )
     read = load_yaml_model(place / "clip.yaml", FaceClipConfig, ["learning_rate=3.0e-3"])
     told = []
     folder = train_face_clip(read, lambda done, total, text: told.append((done, total)))
@@ -97,6 +99,13 @@ def test_the_folder_reloads_the_same_and_stock_classes_read_it(trained, faces):
         assert torch.equal(value, again.state_dict()[name]), name
     assert AutoTokenizer.from_pretrained(trained)("a beard")["input_ids"][0] == 1
     assert not list(trained.glob("*.bin")) + list(trained.glob("*.pt"))
+
+
+def test_an_intermediate_export_is_a_whole_folder(trained):
+    early = trained.with_name("clip-step40")
+    assert "nothing was measured" in (early / "README.md").read_text()
+    assert len(metrics(early)) == 40
+    assert not torch.equal(load_face_clip(early).logit_scale, load_face_clip(trained).logit_scale)
 
 
 def test_weights_are_stored_in_half_precision(trained):
