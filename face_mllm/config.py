@@ -29,6 +29,9 @@ class ProjectorConfig(_Strict):
     train: Literal["frozen", "full"] = "full"
     hidden: int = Field(0, ge=0, description="inner width; 0 takes the LLM's width")
     learning_rate: float | None = Field(None, ge=0, description="None takes the stage's")
+    lexical_steps: int = Field(
+        0, ge=0, description="steps of the lexical warm start, see lexical.py"
+    )
 
 
 class LoraSettings(_Strict):

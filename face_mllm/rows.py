@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,10 @@ class FaceRows(Dataset):
 
     def __len__(self) -> int:
         return self.visits
+
+    def all_records(self) -> Iterator[FaceRecord]:
+        """Every training face once, in file order."""
+        return (FaceRecord.from_row(row) for row in self.records)
 
     def record(self, visit: int) -> FaceRecord:
         """The face of one visit."""

@@ -35,6 +35,7 @@ from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.hardware import Hardware, for_precision
+from face_mllm.lexical import warm_start
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.progress import Progress
@@ -97,8 +98,12 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     table = apply_freeze(model, config)
     print_table(config.stage, table)
     rows = FaceRows.from_stage(config, processor)
+    checkpoint = last_good_checkpoint(run_folder(config), config.resume)
+    if config.projector.lexical_steps and checkpoint is None:
+        steps = config.projector.lexical_steps
+        warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
-    trainer.train(resume_from_checkpoint=last_good_checkpoint(run_folder(config), config.resume))
+    trainer.train(resume_from_checkpoint=checkpoint)
     return finish(config, trainer, artifact, processor)
 
 

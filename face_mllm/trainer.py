@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
@@ -34,6 +34,8 @@ class TreeTrainer(Trainer):
 
     def __init__(self, *args: Any, artifact: Artifact, part_rates: dict[str, float], **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it all
+        self.optimizer: torch.optim.Optimizer | None = self.optimizer
         self.artifact = artifact
         self.part_rates = part_rates
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already

@@ -41,11 +41,15 @@ class Attribute:
     absent: str = ""
 
     @property
+    def bare(self) -> str:
+        """The phrase without its article."""
+        return re.sub(r"^(an?|the) ", "", self.phrase)
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """Every word or phrase that mentions the attribute, for the leak test."""
         plain = self.name.replace("_", " ")
-        own = re.sub(r"^(an?|the) ", "", self.phrase)
-        return tuple(dict.fromkeys([plain, own, *self.synonyms, *self.antonyms]))
+        return tuple(dict.fromkeys([plain, self.bare, *self.synonyms, *self.antonyms]))
 
 
 @cache

@@ -19,9 +19,11 @@ from data_pipeline.labels.action_units import INTENSITIES, action_units, au_numb
 from data_pipeline.labels.ages import FAIRFACE_BANDS
 from data_pipeline.labels.attributes import attribute, groups
 from data_pipeline.labels.expressions import BASIC7
+from data_pipeline.labels.leaks import mentions
 from data_pipeline.labels.validate import GENDERS, POSE_AXES
 
 YES_NO = ("yes", "no")
+NO = YES_NO[1]
 Labels = dict[str, Any]
 
 
@@ -140,6 +142,10 @@ def _shuffled(words: Sequence[str], context: Context, name: str) -> tuple[str, .
     return tuple(sorted(words, key=lambda word: digest(context.key, name, word)))
 
 
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _yes_no(flag: bool) -> str:
     return YES_NO[0] if flag else YES_NO[1]
 
@@ -192,6 +198,18 @@ def _unit_yes_no(labels: Labels, context: Context) -> Iterator[Item]:
         yield Item(label, answer, _unit_fields(label), YES_NO)
 
 
+@_form("action_unit/named", "action_unit", "au", "name", "short", "word")
+def _unit_named(labels: Labels, context: Context) -> Iterator[Item]:
+    """The plain name if active, else no: a small LLM learns it long before yes and no."""
+    for label, value in _units(labels):
+        fields = _unit_fields(label)
+        if mentions(fields["short"], context.held_out):
+            fields["short"] = label  # "parted lips" would give mouth_open away
+        answer = fields["short"] if is_active(value, context.threshold) else NO
+        fields["word"] = _capitalised(fields["short"])
+        yield Item(label, answer, fields, (fields["short"], NO))
+
+
 @_form("action_unit/list", "action_unit_list")
 def _unit_list(labels: Labels, context: Context) -> Iterator[Item]:
     units = _units(labels)
@@ -213,9 +231,18 @@ def _unit_intensity(labels: Labels, context: Context) -> Iterator[Item]:
 def _attribute_yes_no(labels: Labels, context: Context) -> Iterator[Item]:
     for name, value in sorted(labels.get("attributes", {}).items()):
         row = attribute(name)
-        word = row.phrase[:1].upper() + row.phrase[1:]
+        word = _capitalised(row.phrase)
         fields = {"question": row.question, "phrase": row.phrase, "word": word}
         yield Item(name, _yes_no(value), fields, YES_NO)
+
+
+@_form("attribute/named", "attribute", "question", "phrase", "word")
+def _attribute_named(labels: Labels, context: Context) -> Iterator[Item]:
+    """The attribute's own words if present, else no."""
+    for name, value in sorted(labels.get("attributes", {}).items()):
+        row = attribute(name)
+        fields = {"question": row.question, "phrase": row.phrase, "word": _capitalised(row.bare)}
+        yield Item(name, row.bare if value else NO, fields, (row.bare, NO))
 
 
 @_form("attribute/choice", "attribute_choice", "group", "options")

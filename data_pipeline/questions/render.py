@@ -12,11 +12,12 @@ from typing import Any
 
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import canonical_held_out, mentions
-from data_pipeline.questions.forms import FORMS, YES_NO, Context, Item, digest
+from data_pipeline.questions.forms import FORMS, NO, YES_NO, Context, Item, digest
 from data_pipeline.questions.question_set import QuestionSet, Wording, load_set
 from data_pipeline.records import QA
 
 ZERO_SHOT = "zero_shot_attribute"
+ZERO_SHOT_YES_NO = "zero_shot_attribute_yes_no"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def closed_questions(
         for form, wording, item in _items(labels, chosen, context, None)
         if item.choices and (question := _closed(form, wording, item, held))
     ]
-    found += _zero_shot(labels, held)
+    found += _zero_shot(labels, chosen, held)
     return [question for question in found if wanted is None or question.task in wanted]
 
 
@@ -157,9 +158,17 @@ def _closed(
     return ClosedQuestion(FORMS[form].task, item.name, texts[0], item.choices, truth, item.values)
 
 
-def _zero_shot(labels: dict[str, Any], held_out: tuple[str, ...]) -> Iterator[ClosedQuestion]:
+def _zero_shot(
+    labels: dict[str, Any], chosen: QuestionSet, held_out: tuple[str, ...]
+) -> Iterator[ClosedQuestion]:
+    """Held-out attributes in the answer form the set teaches, and in plain yes and no as well."""
     known = labels.get("attributes", {})
+    named = "attribute/named" in chosen.forms
     for name in held_out:
         if name in known:
-            truth = 0 if known[name] else 1
-            yield ClosedQuestion(ZERO_SHOT, name, attribute(name).question, YES_NO, truth)
+            row, truth = attribute(name), 0 if known[name] else 1
+            if named:
+                question = f"{row.bare[:1].upper()}{row.bare[1:]}?"
+                yield ClosedQuestion(ZERO_SHOT, name, question, (row.bare, NO), truth)
+            task = ZERO_SHOT_YES_NO if named else ZERO_SHOT
+            yield ClosedQuestion(task, name, row.question, YES_NO, truth)

@@ -97,7 +97,7 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.config.vision_layer,
             self.config.vision_select,
         )
-        return self.projector(tokens.to(self.projector[0].weight.dtype))
+        return self.projector(tokens.to(next(self.projector.parameters()).dtype))
 
     def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
         """Embed tokens, image placeholders replaced in order by the pictures' image tokens."""
@@ -141,6 +141,7 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits_to_keep: keep only the last so many positions (generation).
         """
         if inputs_embeds is None:
+            assert input_ids is not None
             inputs_embeds = self.embed(input_ids, pixel_values)
         if attention_mask is not None and attention_mask.dim() == 4:
             if position_ids is None:

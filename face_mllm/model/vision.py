@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from face_mllm.errors import UserError
@@ -20,7 +19,7 @@ def vision_width(config: PretrainedConfig, layer: int) -> int:
     return config.hidden_size
 
 
-def image_tokens(tower: nn.Module, pixels: torch.Tensor, layer: int, select: str) -> torch.Tensor:
+def image_tokens(tower: PreTrainedModel, pixels: torch.Tensor, layer: int, select: str) -> torch.Tensor:
     """Run the tower and lay its hidden state out as tokens.
 
     Args:
@@ -41,13 +40,13 @@ def image_tokens(tower: nn.Module, pixels: torch.Tensor, layer: int, select: str
     return states
 
 
-def pooled_features(tower: nn.Module, pixels: torch.Tensor, layer: int) -> torch.Tensor:
+def pooled_features(tower: PreTrainedModel, pixels: torch.Tensor, layer: int) -> torch.Tensor:
     """Frozen features of a face for probes and experts: mean over cells or tokens, [batch, D]."""
     states = tower(pixels, output_hidden_states=True).hidden_states[layer]
     return states.flatten(2).mean(2) if states.dim() == 4 else states.mean(1)
 
 
-def count_image_tokens(tower: nn.Module, size: tuple[int, int], layer: int, select: str) -> int:
+def count_image_tokens(tower: PreTrainedModel, size: tuple[int, int], layer: int, select: str) -> int:
     """Number of tokens one picture becomes, found by running the tower on a blank one."""
     parameter = next(tower.parameters())
     blank = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)

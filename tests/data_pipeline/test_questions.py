@@ -58,11 +58,12 @@ def test_compact_answers():
     assert asked["expression"]["all"].choices == BASIC7
     assert {n: q.answer for n, q in asked["action_unit"].items()} == {
         "AU4": "no",
-        "AU12": "yes",
-        "AU25": "yes",
-        "AU43": "yes",
+        "AU12": "corners of the lips up",
+        "AU25": "parted lips",
+        "AU43": "closed eyes",
     }
-    assert asked["attribute"]["odd_thing"].answer == "yes"
+    assert asked["action_unit"]["AU4"].choices == ("brows lowered", "no")
+    assert asked["attribute"]["odd_thing"].answer == "odd thing"
     assert asked["age"]["all"].answer == "35"
     assert asked["age_band"]["all"].answer == "30-39"
     assert {n: q.answer for n, q in asked["head_pose"].items()} == {
@@ -141,7 +142,7 @@ def test_closed_questions_use_canonical_words_and_exact_truths():
     asked = by_task(closed_questions(LABELS, "compact", HELD))
     assert asked["expression"]["all"].question == "Which expression?"
     assert asked["expression"]["all"].truth == BASIC7.index("happiness")
-    assert asked["action_unit"]["AU12"].question == "Is AU12 active?"
+    assert asked["action_unit"]["AU12"].question == "Corners of the lips up?"
     assert asked["action_unit"]["AU12"].choices == ("yes", "no")
     assert asked["action_unit"]["AU12"].truth == 0
     assert asked["action_unit"]["AU4"].truth == 1
@@ -338,3 +339,19 @@ def test_select_prefers_rare_answers():
         qa.answer == "yes" for i in range(500) for qa in select(qas, 4, weights, f"k{i}")
     ) / (500 * 4)
     assert rare > 2.0 * 5 / 40
+
+
+def test_named_answers_fall_back_to_the_number_where_the_words_would_leak():
+    asked = by_task(render_questions(LABELS, "a", 0, "compact", ["mouth_open", "eyes_closed"]))
+    assert asked["action_unit"]["AU25"].choices == ("AU25", "no")
+    assert asked["action_unit"]["AU43"].answer == "AU43"
+
+
+def test_held_out_attributes_are_scored_by_name_and_by_yes_and_no():
+    labels = {"attributes": {"smiling": True}}
+    named, plain = closed_questions(labels, "compact", ["smiling"])
+    assert (named.task, named.choices) == ("zero_shot_attribute", ("smile", "no"))
+    assert (plain.task, plain.choices) == ("zero_shot_attribute_yes_no", ("yes", "no"))
+    assert named.truth == plain.truth == 0
+    (only,) = closed_questions(labels, "full", ["smiling"])
+    assert (only.task, only.choices) == ("zero_shot_attribute", ("yes", "no"))

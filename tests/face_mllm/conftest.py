@@ -167,3 +167,21 @@ def tiny_data(tmp_path_factory):
         manifest = {"holdout_attributes": ["smiling"], "seed": 0, "questions": "compact"}
         (writer.folder / "manifest.json").write_text(json.dumps(manifest))
     return out
+
+
+@pytest.fixture(scope="session")
+def word_faces():
+    """Bright faces are happy, dark ones angry."""
+    rng = np.random.default_rng(1)
+    return [
+        FaceRecord(
+            f"w{number}",
+            "toy",
+            "train",
+            f"w{number}",
+            face_jpeg(bool(number % 2), rng),
+            {},
+            qa=(QA("expression", "all", "?", "happiness" if number % 2 else "anger"),),
+        )
+        for number in range(40)
+    ]

@@ -108,15 +108,15 @@ def test_interrupted_run_resumes_to_the_same_weights(tiny_parts, tiny_data, tmp_
     settings = {"llm": llm, "save_steps": 2, "max_steps": 6}
     train(stage(tiny_parts, tiny_data, tmp_path / "whole", **settings))
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(step, steps, text):
         if step == 5:
-            raise Killed
+            raise KilledError
 
     broken = stage(tiny_parts, tiny_data, tmp_path / "broken", **settings)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(broken, kill)
     assert not broken.out.exists()
     half = run_folder(broken) / "checkpoint-6"
