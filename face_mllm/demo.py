@@ -169,9 +169,10 @@ def train_stage(out: Path, data: Path, number: int, scale: Scale, progress: Prog
 
 def measure(model: Path, data: Path, evaluation: Path, progress: Progress) -> None:
     """Score the test identities next to the baselines."""
+    from eval.report import print_results
     from eval.run import evaluate
 
-    evaluate(model, data, evaluation, progress=progress)
+    print_results(evaluate(model, data, evaluation, progress=progress), console)
 
 
 def show_answers(out: Path, faces: int = 3) -> None:

@@ -143,7 +143,7 @@ def test_closed_questions_use_canonical_words_and_exact_truths():
     assert asked["expression"]["all"].question == "Which expression?"
     assert asked["expression"]["all"].truth == BASIC7.index("happiness")
     assert asked["action_unit"]["AU12"].question == "Corners of the lips up?"
-    assert asked["action_unit"]["AU12"].choices == ("yes", "no")
+    assert asked["action_unit"]["AU12"].choices == ("corners of the lips up", "no")
     assert asked["action_unit"]["AU12"].truth == 0
     assert asked["action_unit"]["AU4"].truth == 1
     age = asked["age"]["all"]
