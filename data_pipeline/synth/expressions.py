@@ -31,7 +31,7 @@ SHARES: Mapping[str | None, float] = {
     None: 0.26,  # free combinations: their expression is unknown
 }
 FREE = {"AU1": 0.36, "AU2": 0.36, "AU4": 0.36, "AU6": 0.3, "AU9": 0.25, "AU10": 0.3}
-MOUTHS = ("AU12", "AU14", "AU15", "AU17", "AU18", "AU18", "AU20", "AU24", "AU24", None)
+MOUTHS = ("AU12", "AU14", "AU15", "AU17", "AU18", "AU18", "AU18", "AU20", "AU24", None)
 EXTRA = {
     "AU2": 0.03, "AU6": 0.04, "AU7": 0.06, "AU14": 0.09, "AU15": 0.03, "AU17": 0.03, "AU18": 0.16,
     "AU20": 0.03, "AU24": 0.03, "AU43": 0.15,

@@ -72,15 +72,20 @@ def _skin_and_build(spec: FaceSpec) -> dict[str, bool | None]:
         "rosy_cheeks": None if spec.melanin > 0.45 and spec.blush else spec.blush > 0,
         "freckles": spec.freckles > 0,
         "wrinkles": _between(spec.wrinkles, 0.12, 0.45),
-        "bushy_eyebrows": _between(spec.brow_thickness, 0.0031, 0.0043),
-        "big_lips": _between(spec.local["upper_lip"], 0.12, 0.5),
-        "big_nose": _between(spec.local["nose_width"], 0.12, 0.45),
-        "chubby": _between(spec.local["head_fat"], 0.1, 0.45),
+        "bushy_eyebrows": _between(spec.brow_thickness, 0.003, 0.0048),
+        "big_lips": _between(spec.local["upper_lip"], 0.05, 0.7),
+        "big_nose": _between(spec.local["nose_width"], 0.05, 0.7),
+        "chubby": _between(spec.local["head_fat"], 0.0, 0.7),
         "male": None if spec.age < 15 else spec.gender < 0.5,
         "young": _between(-spec.age, -50, -35),
         "child": _between(-spec.age, -17, -12),
         "elderly": _between(spec.age, 55, 65),
     }
+
+
+def _blue(iris: str) -> bool | None:
+    """Gray and green irises can pass for blue in a small picture: unknown."""
+    return {"blue": True, "brown": False}.get(iris)
 
 
 def _worn_and_grown(spec: FaceSpec) -> dict[str, bool | None]:
@@ -117,7 +122,7 @@ def attributes_of(spec: FaceSpec, units: dict[str, float]) -> dict[str, bool]:
         **_picture(spec),
     }
     if units["AU43"] < 1.0:
-        raw |= {f"{name}_eyes": spec.iris_name == name for name in ("blue", "brown", "green")}
+        raw |= {"brown_eyes": spec.iris_name == "brown", "blue_eyes": _blue(spec.iris_name)}
     return {name: value for name, value in sorted(raw.items()) if value is not None}
 
 

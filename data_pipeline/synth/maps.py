@@ -123,14 +123,14 @@ def fold_depths(spec: FaceSpec) -> dict[str, float]:
 
     def corner(which: str) -> float:
         dimple = act.get(f"mouthDimple{which}", 0.0)
-        return 1.0 * dimple + 0.3 * act.get(f"mouthSmile{which}", 0.0) + 0.2 * old
+        return 1.6 * dimple + 0.3 * act.get(f"mouthSmile{which}", 0.0) + 0.2 * old
 
     return {
         "forehead_inner": 0.8 * act.get("browInnerUp", 0.0) + 0.5 * old,
         "forehead_outer": 0.8 * side("browOuterUp") + 0.5 * old,
         "glabella": 1.3 * side("browDown") + 0.35 * old,
-        "crow": 0.8 * side("cheekSquint") + 0.6 * old,
-        "under_eye": 0.6 * side("cheekSquint") + 0.5 * side("eyeSquint") + 0.8 * old,
+        "crow": 1.3 * side("cheekSquint") + 0.6 * old,
+        "under_eye": 1.0 * side("cheekSquint") + 0.5 * side("eyeSquint") + 0.8 * old,
         "cheek_left": cheek("Left"),
         "cheek_right": cheek("Right"),
         "nose": 1.1 * side("noseSneer"),
@@ -175,7 +175,7 @@ def _masks() -> dict[str, np.ndarray]:
     )
     moustache *= np.clip((0.037 - x) / 0.004, 0, 1)
     blush = np.exp(-(((x - 0.043) / 0.014) ** 2) - ((GRID_Z - 0.695) / 0.012) ** 2)
-    spots = np.clip(_noise(21, 0.9) - 1.6, 0, 1) * np.exp(-(((GRID_Z - 0.705) / 0.02) ** 2))
+    spots = np.clip(_noise(21, 1.3) - 1.2, 0, 1) * np.exp(-(((GRID_Z - 0.703) / 0.022) ** 2))
     blotches = np.clip(_noise(22, 2.6) - 1.5, 0, 1)
     return {
         "beard": np.maximum(np.maximum(beard, patch * 0.8), side),
@@ -207,7 +207,7 @@ def paint(spec: FaceSpec) -> np.ndarray:
     out = np.zeros((ROWS, COLUMNS, 4), np.float32)
     out[..., 0] = _brows(spec)
     out[..., 1] = spec.blush * masks["blush"]
-    shade = 0.55 * spec.freckles * masks["freckles"] + 0.35 * spec.age_spots * masks["age_spots"]
+    shade = 0.75 * spec.freckles * masks["freckles"] + 0.35 * spec.age_spots * masks["age_spots"]
     out[..., 2] = np.clip(shade + spec.eye_shade * masks["sockets"], 0, 1)
     strokes = 0.62 + 0.38 * masks["strokes"]
     hair = np.maximum(spec.beard * masks["beard"], spec.moustache * masks["moustache"])

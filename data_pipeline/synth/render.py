@@ -355,7 +355,7 @@ class FaceRenderer:
             inverse = face.rotation.T
             hair = np.array(spec.hair)
             if spec.hair_style == "buzz":
-                hair = 0.6 * hair + 0.4 * np.array(spec.skin) * 0.5
+                hair = 0.75 * hair + 0.25 * np.array(spec.skin) * 0.5
             row["rotation"] = face.rotation
             row["light"] = inverse @ light_direction(spec)
             row["view"] = inverse @ np.array([0, -1.0, 0])

@@ -113,7 +113,7 @@ HAIR_COLOURS: Mapping[str, Colour] = {
     "brown": (0.085, 0.042, 0.020),
     "blond": (0.50, 0.34, 0.15),
     "gray": (0.44, 0.43, 0.42),
-    "red": (0.30, 0.08, 0.020),
+    "red": (0.36, 0.075, 0.014),
 }
 BROW_COLOURS: Mapping[str, Colour] = {
     "black": (0.008, 0.006, 0.005),
@@ -124,7 +124,7 @@ BROW_COLOURS: Mapping[str, Colour] = {
 }
 IRIS_COLOURS: Mapping[str, Colour] = {
     "brown": (0.09, 0.04, 0.018),
-    "blue": (0.16, 0.30, 0.50),
+    "blue": (0.18, 0.38, 0.68),
     "green": (0.16, 0.27, 0.09),
     "gray": (0.24, 0.27, 0.30),
 }
@@ -213,11 +213,14 @@ def _shape(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, float
         local[name] += amount * tilt
     local["eye_scale"] -= 0.2 * tilt
     chubby = person["weight"] > 0.8
-    local["head_fat"] = float(r.uniform(0.5, 0.9) if chubby else r.uniform(-0.5, 0.05))
-    local["double_chin"] = float(r.uniform(0.3, 0.8) if chubby else r.uniform(-0.3, 0.1))
+    local["head_fat"] = float(r.uniform(0.75, 1) if chubby else r.uniform(-0.5, -0.05))
+    local["double_chin"] = float(r.uniform(0.6, 1) if chubby else r.uniform(-0.3, 0.1))
+    if chubby:
+        local["cheek_volume"] = float(r.uniform(0.5, 0.9))
     lips = ("upper_lip", "lower_lip", "upper_lip_volume", "lower_lip_volume")
-    local |= _two_kinds(r, lips, (0.55, 0.9), (-0.55, 0.1))
-    return local | _two_kinds(r, ("nose_width", "nose_volume", "nostrils"), (0.5, 0.9), (-0.5, 0.1))
+    local |= _two_kinds(r, lips, (0.75, 1.0), (-0.6, 0.0))
+    nose = ("nose_width", "nose_volume", "nose_tip_width", "nostrils")
+    return local | _two_kinds(r, nose, (0.75, 1.0), (-0.6, 0.0))
 
 
 def age_changes(years: float, eye_bag: float = 0.0) -> dict[str, float]:
@@ -256,7 +259,7 @@ def _skin(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, Any]:
         "wrinkles": ageing(age) * float(r.uniform(0.95, 1.05)),
         "age_spots": age_spots(age),
         "freckles": float(r.uniform(0.7, 1) if freckles and melanin < 0.4 and age < 60 else 0),
-        "blush": float(r.uniform(0.55, 0.8) if blush and melanin < 0.45 else 0),
+        "blush": float(r.uniform(0.75, 1.0) if blush and melanin < 0.45 else 0),
         "eye_shade": 0.12 + 0.2 * ageing(age),
         "oil": float(r.uniform(0.4, 1.2)),
         "lips": _floats(lips),
@@ -274,7 +277,7 @@ def age_spots(years: float) -> float:
 def _hair(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, Any]:
     male, age = person["gender"] < 0.5, person["age"]
     name = _hair_colour(r, age, person["melanin"])
-    style = _hair_style(r, male, age)
+    style = _hair_style(r, male, age, name)
     fringed = style in ("short", "long") and _chance(r, 0.25 if male else 0.4)
     receding = male and age > 30 and style in ("short", "buzz") and _chance(r, 0.45)
     curly = _chance(r, 0.7 if person["african"] > 0.5 else 0.2)
@@ -289,8 +292,8 @@ def _hair(r: np.random.Generator, person: Mapping[str, Any]) -> dict[str, Any]:
         "recede": float(r.uniform(0.7, 1)) if receding and not fringed else 0.0,
         "bangs": float(r.uniform(0.75, 1)) if fringed else 0.0,
         "brow": BROW_COLOURS[name],
-        "brow_thickness": float(r.uniform(0.0044, 0.0056) if bushy else r.uniform(0.0022, 0.003)),
-        "brow_density": float(r.uniform(0.85, 1) if bushy else r.uniform(0.75, 0.95)),
+        "brow_thickness": float(r.uniform(0.005, 0.0062) if bushy else r.uniform(0.002, 0.0028)),
+        "brow_density": float(r.uniform(0.9, 1) if bushy else r.uniform(0.65, 0.85)),
         "brow_arch": float(r.uniform(0.001, 0.004)),
         "brow_height": float(r.normal(0, 0.0004)),
         **_beard(r, male and age > 19),
@@ -302,14 +305,15 @@ def _hair_colour(r: np.random.Generator, age: float, melanin: float) -> str:
         return "gray"
     if melanin > 0.55:
         return "black" if _chance(r, 0.85) else "brown"
-    return str(r.choice(["black", "brown", "blond", "red"], p=[0.25, 0.27, 0.34, 0.14]))
+    return str(r.choice(["black", "brown", "blond", "red"], p=[0.24, 0.25, 0.31, 0.20]))
 
 
-def _hair_style(r: np.random.Generator, male: bool, age: float) -> str:
+def _hair_style(r: np.random.Generator, male: bool, age: float, colour: str) -> str:
     bald = 0.1 + 0.25 * float(np.clip((age - 25) / 35, 0, 1)) if male and age > 18 else 0.03
     if _chance(r, bald):
         return "bald"
-    shares = [0.2, 0.65, 0.15] if male else [0.0, 0.25, 0.75]
+    dark = colour in ("black", "brown")  # fair hair cropped close could be taken for none
+    shares = [0.25 * dark, 0.85 - 0.25 * dark, 0.15] if male else [0.0, 0.25, 0.75]
     return str(r.choice(["buzz", "short", "long"], p=shares))
 
 

@@ -67,7 +67,7 @@ def hairline(points: np.ndarray, recede: float = 0.0, bangs: float = 0.0) -> np.
     """
     angle = azimuth(points)
     line = np.interp(angle, _HAIRLINE_ANGLE, _HAIRLINE_HEIGHT)
-    line = line + recede * 0.028 * np.exp(-(((angle - 32) / 22) ** 2)) + recede * 0.01
+    line = line + recede * 0.04 * np.exp(-(((angle - 32) / 22) ** 2)) + recede * 0.01
     forelock = np.clip((48 - angle) / 12, 0, 1)
     line = line - bangs * forelock * (line - 0.757)
     return (points[..., 2] - line) * 100
