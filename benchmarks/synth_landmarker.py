@@ -26,7 +26,8 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.synth.render import FaceRenderer
-from data_pipeline.synth.sample import FaceSpec, sample_face
+from data_pipeline.synth.sample import sample_face
+from data_pipeline.synth.spec import FaceSpec
 
 DETECTION_SCORE = 0.5
 ROI_SCALE = 1.5

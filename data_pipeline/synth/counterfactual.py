@@ -8,14 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from data_pipeline.synth.actions import UNIT_ACTIONS, actions_for, unit_intensities
-from data_pipeline.synth.sample import (
-    FaceSpec,
-    age_changes,
-    age_spots,
-    ageing,
-    anny_age,
-    generator,
-)
+from data_pipeline.synth.sample import age_changes, age_spots, ageing, anny_age
+from data_pipeline.synth.spec import FaceSpec, generator
 
 
 def pair_of(spec: FaceSpec) -> tuple[FaceSpec, FaceSpec]:

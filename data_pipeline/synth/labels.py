@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from data_pipeline.synth.actions import FACIAL_ACTIONS, unit_intensities
-from data_pipeline.synth.sample import FaceSpec
+from data_pipeline.synth.spec import FaceSpec
 
 
 def labels_of(spec: FaceSpec) -> dict[str, Any]:

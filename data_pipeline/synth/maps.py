@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from data_pipeline.synth.sample import FaceSpec
+from data_pipeline.synth.spec import FaceSpec
 
 ROWS, COLUMNS = 344, 224
 X = np.linspace(-0.085, 0.085, COLUMNS, endpoint=False) + 0.085 / COLUMNS

@@ -51,6 +51,52 @@ def strand_noise(p: wp.vec3, seed: int, frequency: float):
     return wp.noise(state, wp.vec2(angle * frequency, p[2] * 30.0))
 
 
+@wp.func
+def _fragment(
+    n: int,
+    t: int,
+    x: int,
+    y: int,
+    i: wp.vec3i,
+    a: wp.vec3,
+    b: wp.vec3,
+    c: wp.vec3,
+    area: float,
+    hairy: bool,
+    mask: wp.array2d(dtype=float),
+    texture: wp.array(dtype=wp.vec3),
+    seed: int,
+    depth: wp.array3d(dtype=float),
+    hit: wp.array3d(dtype=int),
+    bary: wp.array3d(dtype=wp.vec2),
+):
+    """Record a triangle at one sample if it covers it, is nearest so far and is not cut out."""
+    px = float(x) + 0.5
+    py = float(y) + 0.5
+    wa = _edge(b, c, px, py) / area
+    wb = _edge(c, a, px, py) / area
+    wc = 1.0 - wa - wb
+    if wa >= 0.0 and wb >= 0.0 and wc >= 0.0:
+        za = wa / a[2]
+        zb = wb / b[2]
+        zc = wc / c[2]
+        z = 1.0 / (za + zb + zc)
+        if z < depth[n, y, x]:
+            u = za * z
+            v = zb * z
+            w = zc * z
+            shown = bool(True)
+            if hairy:
+                m = u * mask[n, i[0]] + v * mask[n, i[1]] + w * mask[n, i[2]]
+                if m < 0.35:
+                    p = u * texture[i[0]] + v * texture[i[1]] + w * texture[i[2]]
+                    shown = m + 0.35 * strand_noise(p, seed, 40.0) > 0.0
+            if shown:
+                depth[n, y, x] = z
+                hit[n, y, x] = t
+                bary[n, y, x] = wp.vec2(u, v)
+
+
 @wp.kernel
 def rasterise(
     screen: wp.array2d(dtype=wp.vec3),
@@ -81,6 +127,7 @@ def rasterise(
             hit[n, y, x] = -1
     for t in range(triangles.shape[0]):
         material = materials[t]
+        hairy = material >= MASKED_FROM
         if enabled[n, material] == 1:
             i = triangles[t]
             a = screen[n, i[0]]
@@ -96,28 +143,7 @@ def rasterise(
                 y1 = wp.min(int(wp.floor(wp.max(a[1], wp.max(b[1], c[1])) - 0.5)), height - 1)
                 for y in range(y0, y1 + 1):
                     for x in range(x0, x1 + 1):
-                        px = float(x) + 0.5
-                        py = float(y) + 0.5
-                        wa = _edge(b, c, px, py) / area
-                        wb = _edge(c, a, px, py) / area
-                        wc = 1.0 - wa - wb
-                        if wa >= 0.0 and wb >= 0.0 and wc >= 0.0:
-                            za = wa / a[2]
-                            zb = wb / b[2]
-                            zc = wc / c[2]
-                            z = 1.0 / (za + zb + zc)
-                            if z < depth[n, y, x]:
-                                u = za * z
-                                v = zb * z
-                                w = zc * z
-                                shown = bool(True)
-                                if material >= MASKED_FROM:
-                                    m = u * mask[n, i[0]] + v * mask[n, i[1]] + w * mask[n, i[2]]
-                                    p = u * texture[i[0]] + v * texture[i[1]] + w * texture[i[2]]
-                                    if m < 0.35:
-                                        edge = strand_noise(p, seeds[n], 40.0)
-                                        shown = m + 0.35 * edge > 0.0
-                                if shown:
-                                    depth[n, y, x] = z
-                                    hit[n, y, x] = t
-                                    bary[n, y, x] = wp.vec2(u, v)
+                        _fragment(
+                            n, t, x, y, i, a, b, c, area, hairy, mask, texture, seeds[n],
+                            depth, hit, bary,
+                        )  # fmt: skip

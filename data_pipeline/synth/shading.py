@@ -236,6 +236,46 @@ def _shadow(shadow: wp.array3d(dtype=float), n: int, p: wp.vec3, bias: float):
     return total / 9.0
 
 
+@wp.func
+def _other(
+    material: int,
+    p: wp.vec3,
+    normal: wp.vec3,
+    look: Look,
+    occlusion: float,
+    lit: float,
+    eye_left: wp.vec3,
+    eye_right: wp.vec3,
+):
+    """Colour of everything but skin, by material (see ``headmodel`` and ``scene``)."""
+    colour = wp.vec3(0.0, 0.0, 0.0)
+    if material == 1:
+        colour = _eye(p, normal, eye_left, look, 0.25 + 0.75 * lit)
+    elif material == 2:
+        colour = _eye(p, normal, eye_right, look, 0.25 + 0.75 * lit)
+    elif material == 3:
+        inside = _smooth(-0.115, -0.147, p[1])
+        teeth = wp.vec3(0.74, 0.68, 0.56) * inside
+        colour = _lit(teeth, normal, look, 0.3, 0.75, 0.3 + 0.6 * lit)
+        colour = colour + look.light_colour * 0.15 * _gloss(normal, look, 40.0) * lit
+    elif material == 4:
+        inside = _smooth(-0.06, -0.13, p[1])
+        colour = _lit(wp.vec3(0.42, 0.13, 0.12) * inside, normal, look, 0.2, 0.5, 0.2 + 0.6 * lit)
+    elif material == 5:
+        colour = _lit(wp.vec3(0.06, 0.012, 0.012), normal, look, 0.2, 0.4, 0.2 * lit)
+    elif material == 6:
+        colour = _lit(_mix(look.brow, wp.vec3(0.02, 0.015, 0.01), 0.8), normal, look, 0.2, 0.6, lit)
+    elif material == 7:
+        colour = _lit(look.frame, normal, look, 0.0, 0.9, lit)
+        colour = colour + look.light_colour * 0.3 * _gloss(normal, look, 50.0) * lit
+    elif material == 10:
+        rib = 1.0 + 0.18 * wp.sin(wp.atan2(p[0], -p[1]) * 110.0)
+        colour = _lit(look.hat * rib, normal, look, 0.1, occlusion, lit)
+    else:
+        colour = _hair(p, normal, look.hair, look, occlusion, lit)
+    return colour
+
+
 @wp.kernel
 def shade(
     hit: wp.array3d(dtype=int),
@@ -281,35 +321,11 @@ def shade(
     if material >= 6 and wp.dot(normal, look.view) < 0.0:
         normal = -normal
     lit = _shadow(shadow, n, where, 0.006)
-    colour = wp.vec3(0.0, 0.0, 0.0)
     if material == 0:
         uv = uvs[t, 0] * u + uvs[t, 1] * v + uvs[t, 2] * q
-        colour = _skin(p, normal, uv, n, look, occlusion, lit, paint, relief, lips, lips_box)
-    elif material == 1:
-        colour = _eye(p, normal, eye_left, look, 0.25 + 0.75 * lit)
-    elif material == 2:
-        colour = _eye(p, normal, eye_right, look, 0.25 + 0.75 * lit)
-    elif material == 3:
-        inside = _smooth(-0.115, -0.147, p[1])
-        teeth = wp.vec3(0.74, 0.68, 0.56) * inside
-        colour = _lit(teeth, normal, look, 0.3, 0.75, 0.3 + 0.6 * lit)
-        colour = colour + look.light_colour * 0.15 * _gloss(normal, look, 40.0) * lit
-    elif material == 4:
-        inside = _smooth(-0.06, -0.13, p[1])
-        colour = _lit(wp.vec3(0.42, 0.13, 0.12) * inside, normal, look, 0.2, 0.5, 0.2 + 0.6 * lit)
-    elif material == 5:
-        colour = _lit(wp.vec3(0.06, 0.012, 0.012), normal, look, 0.2, 0.4, 0.2 * lit)
-    elif material == 6:
-        colour = _lit(_mix(look.brow, wp.vec3(0.02, 0.015, 0.01), 0.8), normal, look, 0.2, 0.6, lit)
-    elif material == 7:
-        colour = _lit(look.frame, normal, look, 0.0, 0.9, lit)
-        colour = colour + look.light_colour * 0.3 * _gloss(normal, look, 50.0) * lit
-    elif material == 10:
-        rib = 1.0 + 0.18 * wp.sin(wp.atan2(p[0], -p[1]) * 110.0)
-        colour = _lit(look.hat * rib, normal, look, 0.1, occlusion, lit)
+        out[n, y, x] = _skin(p, normal, uv, n, look, occlusion, lit, paint, relief, lips, lips_box)
     else:
-        colour = _hair(p, normal, look.hair, look, occlusion, lit)
-    out[n, y, x] = colour
+        out[n, y, x] = _other(material, p, normal, look, occlusion, lit, eye_left, eye_right)
 
 
 @wp.func

@@ -15,7 +15,8 @@ from PIL import Image
 from data_pipeline.records import SPLITS, FaceRecord, write_dataset
 from data_pipeline.synth.counterfactual import pair_of
 from data_pipeline.synth.labels import labels_of
-from data_pipeline.synth.sample import FaceSpec, sample_face
+from data_pipeline.synth.sample import sample_face
+from data_pipeline.synth.spec import FaceSpec
 from face_mllm.errors import UserError
 
 VERSION = "1"  # of the generator: change it when the same seed gives other faces
