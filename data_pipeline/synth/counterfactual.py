@@ -20,7 +20,8 @@ def pair_of(spec: FaceSpec) -> tuple[FaceSpec, FaceSpec]:
         twin = FACTORS[names[at]](spec, r)
         if twin is not None:
             factor, changed = twin
-            first = dataclasses.replace(spec, factor=factor)
+            # what the twin is not known to express, its pair is not either
+            first = dataclasses.replace(spec, factor=factor, prototype=changed.prototype)
             return first, dataclasses.replace(changed, factor=factor, changed=True)
     raise AssertionError("the pose can always be changed")
 
