@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import numpy as np
-import warp as wp
 
-wp.config.quiet = True
+from data_pipeline.synth.quiet_warp import wp
+
 wp.set_module_options({"enable_backward": False})
 
 RAYS = 96

@@ -8,9 +8,8 @@ depend on scheduling. Warp brings its own compiler; none is needed on the machin
 # ruff: noqa: UP018 (Warp needs float() to declare a variable that a loop changes)
 from __future__ import annotations
 
-import warp as wp
+from data_pipeline.synth.quiet_warp import wp
 
-wp.config.quiet = True
 wp.set_module_options({"enable_backward": False})
 
 TWO_SIDED_FROM = wp.constant(6)  # materials from here on show both sides (lashes and outwards)

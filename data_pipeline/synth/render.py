@@ -31,9 +31,8 @@ class FaceRenderer:
         if not 16 <= size <= 1024:
             raise UserError(f"picture size {size} is not between 16 and 1024", "try 224")
         self.scene = scene()  # first, so that a missing anny is reported before a missing warp
-        import warp as wp
-
         from data_pipeline.synth import raster, shading
+        from data_pipeline.synth.quiet_warp import wp
 
         self._wp, self._raster, self._shading = wp, raster, shading
         self.size, self.factor = size, supersample

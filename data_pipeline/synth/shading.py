@@ -8,11 +8,9 @@ gradients measured on the template need no further turning.
 # ruff: noqa: UP018 (Warp needs float() to declare a variable that a loop changes)
 from __future__ import annotations
 
-import warp as wp
-
+from data_pipeline.synth.quiet_warp import wp
 from data_pipeline.synth.raster import strand_noise
 
-wp.config.quiet = True
 wp.set_module_options({"enable_backward": False})
 
 MAP_X0 = wp.constant(-0.085)  # the planar face map spans x and z of the template, metres

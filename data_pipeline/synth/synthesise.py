@@ -7,10 +7,12 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from data_pipeline.records import SPLITS, FaceRecord, write_dataset
 from data_pipeline.synth.counterfactual import pair_of
@@ -130,13 +132,21 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[list[FaceRecord]]:
         yield from map(make_records, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(jobs)), initializer=_one_thread) as pool:
+    with _single_threaded_children(), context.Pool(min(workers, len(jobs))) as pool:
         yield from pool.imap(make_records, jobs)
 
 
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+@contextmanager
+def _single_threaded_children() -> Iterator[None]:
+    """Processes started inside have one compute thread each: the cores are shared out already."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 _RENDERERS: dict[int, Any] = {}
@@ -152,7 +162,8 @@ def make_records(job: Job) -> list[FaceRecord]:
     specs = [sample_face(seed, first + k, split) for k in range(count)]
     if pairs:
         specs = [spec for original in specs for spec in pair_of(original)]
-    images = _RENDERERS[size].render(specs)
+    with threadpool_limits(1):  # sums in one order, whatever the machine
+        images = _RENDERERS[size].render(specs)
     return [record_of(spec, image) for spec, image in zip(specs, images, strict=True)]
 
 
