@@ -127,7 +127,9 @@ class Landmarker:
 
 def frontal(spec: FaceSpec) -> FaceSpec:
     """The same face within 10 degrees of frontal."""
-    limit = {name: float(np.clip(getattr(spec, name), -10, 10)) for name in ("yaw", "pitch", "roll")}
+    limit = {
+        name: float(np.clip(getattr(spec, name), -10, 10)) for name in ("yaw", "pitch", "roll")
+    }
     return dataclasses.replace(spec, **limit)
 
 
