@@ -87,7 +87,7 @@ def warm_start(
         optimiser.step()
         if progress:
             progress(step + 1, steps, f"lexical warm start, loss {loss.item():.3f}")
-    return float(loss)
+    return loss.item()
 
 
 def _cached(

@@ -63,8 +63,8 @@ def passed(what: str) -> None:
 
 def split_counts(stage: StageConfig) -> dict[str, int]:
     """Faces per split, from the manifest."""
-    counts = read_manifest(stage.data).get("counts", {})
-    return {split: int(count) for split, count in counts.get("splits", counts).items()}
+    splits = read_manifest(stage.data).get("splits", {})
+    return {split: int(about["faces"]) for split, about in splits.items()}
 
 
 def check_round_trip(processor: FaceProcessor) -> None:
