@@ -88,6 +88,7 @@ def _training(config: FaceClipConfig, steps: int, seconds: float, machine: str) 
         f"`training.yaml`: seed {config.seed}, {steps} steps of {config.batch_size} faces "
         f"({seen:,} pictures seen), {seconds / 60:.0f} minutes on {machine}. Loss: symmetric "
         "InfoNCE with fresh captions each step, plus linear heads on the exact labels (not kept). "
+        f"Then {config.locked.steps} steps of the text side alone against the locked image tower. "
         "The weights are an exponential moving average, stored as "
         f"{config.stored_dtype}.\n"
     )

@@ -66,6 +66,14 @@ class LossConfig(_Strict):
     head_pose: float = Field(1.0, ge=0)
 
 
+class LockedConfig(_Strict):
+    """The last phase: the text side alone, against the finished image tower."""
+
+    steps: int = Field(0, ge=0, description="0 leaves the phase out")
+    batch_size: int = Field(256, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
 class FaceClipConfig(_Strict):
     """Training of face-clip."""
 
@@ -87,6 +95,7 @@ class FaceClipConfig(_Strict):
     projection: int = Field(128, ge=8, description="width of the shared embedding")
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    locked: LockedConfig = LockedConfig()
 
     max_steps: int = Field(4000, ge=1)
     batch_size: int = Field(128, ge=2)

@@ -26,6 +26,7 @@ from face_mllm.face_clip.card import model_card
 from face_mllm.face_clip.config import FaceClipConfig
 from face_mllm.face_clip.faces import Faces, check_subjects, load_faces
 from face_mllm.face_clip.labels import LabelSpace, Targets, moved_labels
+from face_mllm.face_clip.locked import tune_text
 from face_mllm.face_clip.losses import (
     LabelHeads,
     contrastive_loss,
@@ -56,7 +57,17 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 TOKENIZER_TEXTS = 30_000
 # settings that may change when a run goes on
-FREE_TO_CHANGE = {"out", "resume", "save_steps", "export_steps", "log_steps", "probe_train", "data"}
+FREE_TO_CHANGE = {
+    "out",
+    "resume",
+    "save_steps",
+    "export_steps",
+    "log_steps",
+    "probe_train",
+    "data",
+    "extra_data",
+    "locked",
+}
 
 console = Console(stderr=True)
 
@@ -87,8 +98,11 @@ def train_face_clip(config: FaceClipConfig, progress: Progress | None = None) ->
     while run.step < config.max_steps:
         text = run.advance()
         progress(run.step, config.max_steps, text)
+    model = run.averaged_model()
+    if config.locked.steps:
+        tune_text(model, run.tokenizer, train, config, hardware, progress)
     progress(config.max_steps, config.max_steps, "measuring")
-    run.write(config.out)
+    run.write(config.out, model, measured=True)
     shutil.rmtree(run.folder)
     return config.out
 
@@ -231,11 +245,12 @@ class Run:
             scale = self.model.logit_scale.exp().item()
             with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps({**about, **line, "logit_scale": scale}) + "\n")
-        if config.save_steps and self.step % config.save_steps == 0:
-            self.save()
         last = self.step == config.max_steps
+        if config.save_steps and (last or self.step % config.save_steps == 0):
+            self.save()
         if config.export_steps and self.step % config.export_steps == 0 and not last:
-            self.write(config.out.with_name(f"{config.out.name}-step{self.step}"), measured=False)
+            folder = config.out.with_name(f"{config.out.name}-step{self.step}")
+            self.write(folder, self.averaged_model(), measured=False)
 
     def save(self) -> None:
         """Write the resumable checkpoint in place of the last one."""
@@ -274,9 +289,9 @@ class Run:
         model.load_state_dict(self.average.state)
         return model.eval()
 
-    def write(self, folder: Path, measured: bool = True) -> None:
-        """Write the averaged model with its card as a whole folder, measured on val or not."""
-        config, model = self.config, self.averaged_model()
+    def write(self, folder: Path, model: FaceClipModel, measured: bool) -> None:
+        """Write a model with its card as a whole folder, measured on val or not."""
+        config = self.config
         stored = getattr(torch, config.stored_dtype)
         model.load_state_dict({k: v.to(stored).to(v.dtype) for k, v in model.state_dict().items()})
         figures = self._measure(model) if measured else None

@@ -16,6 +16,7 @@ from face_mllm.errors import UserError
 from face_mllm.face_clip import ZeroShot, load_face_clip
 from face_mllm.face_clip.config import FaceClipConfig
 from face_mllm.face_clip.faces import load_faces
+from face_mllm.face_clip.locked import tune_text
 from face_mllm.face_clip.measure import pooled
 from face_mllm.face_clip.train import CHECKPOINT, Run, train_face_clip
 from face_mllm.hardware import for_precision
@@ -30,6 +31,7 @@ SMALL = {
     "probe_train": 160,
     "holdout_attributes": ["smiling", "blond_hair"],
     "log_steps": 1,
+    "locked": {"steps": 12, "batch_size": 48},
 }
 
 
@@ -53,6 +55,7 @@ def trained(faces, tmp_path_factory):
     told = []
     folder = train_face_clip(read, lambda done, total, text: told.append((done, total)))
     assert told[-1] == (60, 60)
+    assert (12, 12) in told
     return folder
 
 
@@ -99,6 +102,23 @@ def test_the_folder_reloads_the_same_and_stock_classes_read_it(trained, faces):
         assert torch.equal(value, again.state_dict()[name]), name
     assert AutoTokenizer.from_pretrained(trained)("a beard")["input_ids"][0] == 1
     assert not list(trained.glob("*.bin")) + list(trained.glob("*.pt"))
+
+
+def test_the_locked_phase_moves_only_the_text_side(faces, tmp_path):
+    config = settings(faces, tmp_path / "a")
+    train = load_faces(config.data, "train", config.image.resize)
+    run = Run(config, for_precision("fp32"), train, train)
+    model = run.averaged_model()
+    losses = []
+
+    def told(done, total, text):
+        losses.extend([float(text.split()[-1])] if "loss" in text else [])
+
+    tune_text(model, run.tokenizer, train, config, for_precision("fp32"), told)
+    assert losses[-1] < losses[0]
+    moved = [n for n, v in model.state_dict().items() if not torch.equal(v, run.average.state[n])]
+    assert "text_projection.weight" in moved
+    assert not [name for name in moved if name.startswith("vision_model.")]
 
 
 def test_an_intermediate_export_is_a_whole_folder(trained):
