@@ -77,6 +77,7 @@ def _data(config: FaceClipConfig, train: Faces, val: Faces) -> str:
         "\nTrain and val share no identity. Held out of every caption and every label loss, for "
         f"zero-shot tests: {names}.\n"
     )
+    lines.append(f"\n{config.note}\n" if config.note else "")
     return "".join(lines)
 
 

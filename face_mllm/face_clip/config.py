@@ -84,6 +84,7 @@ class FaceClipConfig(_Strict):
     extra_data: tuple[Path, ...] = Field(
         (), description="folders whose train split is mixed in; nothing is measured on them"
     )
+    note: str = Field("", description="words about the data for the model card")
     out: Path = Field(description="Hugging Face folder to write")
     seed: int = 0
     holdout_attributes: tuple[str, ...] = Field(

@@ -27,7 +27,7 @@ from face_mllm.hardware import Hardware
 from face_mllm.progress import Progress
 
 BATCH = 128
-VIEWS = 2  # moved and spoilt pictures of each face, so texts fit more than one look of it
+VIEWS = 1  # moved and spoilt pictures of each face
 
 
 def tune_text(

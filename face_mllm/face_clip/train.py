@@ -67,6 +67,7 @@ FREE_TO_CHANGE = {
     "data",
     "extra_data",
     "locked",
+    "note",
 }
 
 console = Console(stderr=True)
