@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class FaceRows(Dataset):
         limit: questions per face.
         max_tokens: longest row; longer ones lose questions from the end, never image tokens.
         seed: of order and draws.
+        visits: how many rows the sequence has; None gives each face once.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class FaceRows(Dataset):
         limit: int,
         max_tokens: int,
         seed: int,
+        visits: int | None = None,
     ) -> None:
         self.records = load_split(data, "train")
         self.faces = len(self.records)
-        self.visits = self.faces
+        self.visits = self.faces if visits is None else visits
         self.processor = processor
         self.shares = shares
         self.limit = limit
@@ -85,8 +88,8 @@ class FaceRows(Dataset):
 
     @classmethod
     def from_stage(cls, stage: StageConfig, processor: FaceProcessor) -> FaceRows:
-        """The rows a stage trains on."""
-        return cls(
+        """All rows a stage trains on, over all its epochs or steps."""
+        rows = cls(
             stage.data,
             processor,
             stage.tasks,
@@ -94,6 +97,11 @@ class FaceRows(Dataset):
             stage.max_tokens,
             stage.seed,
         )
+        rows.visits = int(rows.faces * stage.epochs)
+        if stage.max_steps > 0:
+            processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
+            rows.visits = stage.max_steps * stage.faces_per_device * stage.accumulation * processes
+        return rows
 
     def __len__(self) -> int:
         return self.visits

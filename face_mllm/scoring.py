@@ -38,7 +38,7 @@ class LikelihoodScorer:
         model: FaceMLLMForConditionalGeneration,
         processor: FaceProcessor,
         autocast: bool = False,
-        max_tokens: int = 1536,
+        max_tokens: int = 512,
     ) -> None:
         self.model = model.eval()
         self.processor = processor

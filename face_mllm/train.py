@@ -218,7 +218,7 @@ def build_trainer(
         "seed": config.seed,
         "data_seed": config.seed,
         "max_steps": config.max_steps,
-        "num_train_epochs": config.epochs,
+        "num_train_epochs": 1,  # FaceRows holds the rows of all epochs
         "per_device_train_batch_size": config.faces_per_device,
         "gradient_accumulation_steps": config.accumulation,
         "learning_rate": config.learning_rate,
