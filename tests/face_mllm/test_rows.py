@@ -29,7 +29,8 @@ def test_a_visit_depends_on_its_number_alone(rows):
     late, early = rows[60], rows[5]
     again = rows[60]
     assert late[0].tree.ids == again[0].tree.ids
-    assert early[0].tree.ids != [] and (late[1] == again[1]).all()
+    assert (late[1] == again[1]).all()
+    assert early[0].tree.ids
 
 
 def test_stage_length_covers_all_steps(make_model, tiny_data):
@@ -62,7 +63,7 @@ def test_long_rows_lose_questions_never_image_tokens(make_model, tiny_data):
     assert tree.ids.count(processor.image_token_id) == processor.image_tokens
     with pytest.raises(UserError, match="leaves no room"):
         FaceRows(tiny_data, processor, {}, 2, prefix, seed=0)
-    with pytest.raises(UserError, match="needs .* tokens"):
+    with pytest.raises(UserError, match=r"needs \d+ tokens"):
         FaceRows(tiny_data, processor, {}, 2, prefix + 16, seed=0)[0]
 
 
