@@ -31,6 +31,7 @@ GRADES = ("", "trace of", "slight", "marked", "strong", "extreme")  # FACS grade
 FRONTAL_DEGREES = 8.0  # within this the head counts as facing the camera
 SHORT_WORDS = 24  # with SmolLM2's tokenizer this stays within 30 tokens
 
+_GENDER_NOUNS = {"male": ("a man", "a male face"), "female": ("a woman", "a female face")}
 _ARTICLE = re.compile(r"^(an?|the) ")
 
 
@@ -65,6 +66,27 @@ def caption(
     return ", ".join([subject, *clauses])
 
 
+def statements(key: str, name: str, value: Any, held_out: Iterable[str] = ()) -> list[str]:
+    """Return every wording of one fact: what a caption may say of it.
+
+    Args:
+        key: ``attributes``, ``action_units`` or ``expression``.
+        name: the attribute or AU; for ``expression`` the expression, and ``value`` is not read.
+        value: true or false; for an AU active or absent.
+    """
+    if key == "expression":
+        wordings = _expression({"expression": name})
+    elif key == "action_units":
+        wordings = _active_unit(name, True) if value else _quiet_unit(name)
+    elif name == "male":
+        wordings = list(_GENDER_NOUNS["male" if value else "female"])
+    else:
+        present, missing = _attribute_topics({name: bool(value)}, short=False)
+        wordings = (present or missing)[0]
+    banned = canonical_held_out(held_out)
+    return [text for text in wordings if mentions(text, banned) is None]
+
+
 def _pick(wordings: Sequence[str], held_out: tuple[str, ...], rng: random.Random) -> str:
     """Return one allowed wording, or an empty string when every wording gives something away."""
     allowed = [text for text in wordings if mentions(text, held_out) is None]
@@ -90,11 +112,11 @@ def _subjects(labels: dict[str, Any]) -> list[str]:
     male = labels.get("attributes", {}).get("male")
     if gender is None and male is not None:
         gender = "male" if male else "female"
-    nouns = {"male": ("a man", "a male face"), "female": ("a woman", "a female face")}
     general = ["a face", "a person", "a photo of a face"]
-    if gender not in nouns:
+    if gender not in _GENDER_NOUNS:
         return general
-    return [*nouns[gender], *nouns[gender], f"a photo of {nouns[gender][0]}", *general[:1]]
+    nouns = _GENDER_NOUNS[gender]
+    return [*nouns, *nouns, f"a photo of {nouns[0]}", *general[:1]]
 
 
 def _chosen_topics(labels: dict[str, Any], rng: random.Random, short: bool) -> list[list[str]]:

@@ -70,7 +70,7 @@ class LockedConfig(_Strict):
     """The last phase: the text side alone, against the finished image tower."""
 
     steps: int = Field(0, ge=0, description="0 leaves the phase out")
-    batch_size: int = Field(256, ge=2)
+    batch_size: int = Field(1024, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
 
 

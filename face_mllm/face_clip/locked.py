@@ -1,33 +1,92 @@
 """The last phase: the text side learns on, the image tower is locked.
 
 Locked-image tuning (LiT, Zhai et al. 2022): the finished tower's pooled features are computed
-once, so a step costs only the text tower. Each picture's text has its own contradiction as a
-further negative (NegCLIP, Yuksekgonul et al. 2023): "a face without eyeglasses" beside "a face
-with eyeglasses", which batches of many-topic captions hardly teach.
+once, so a step costs only the text tower. Besides short captions, every step asks each picture
+every question at once: one wording that says a label holds against one that denies it. Batches
+of captions about many things hardly teach the difference of "with" and "without".
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
+from data_pipeline.captions import caption, statements
+from data_pipeline.labels.expressions import EXPRESSIONS
 from face_mllm.errors import UserError
 from face_mllm.face_clip.augment import draw_moves, move, normalise, spoil
 from face_mllm.face_clip.config import FaceClipConfig
 from face_mllm.face_clip.faces import Faces
-from face_mllm.face_clip.labels import Labels, moved_labels
+from face_mllm.face_clip.labels import NO_EXPRESSION, Labels, LabelSpace, Targets, moved_labels
+from face_mllm.face_clip.losses import contrastive_loss
 from face_mllm.face_clip.model import MAX_LOGIT_SCALE, FaceClipModel
-from face_mllm.face_clip.texts import contrary_pair, equal_texts
+from face_mllm.face_clip.texts import equal_texts
 from face_mllm.hardware import Hardware
 from face_mllm.progress import Progress
 
 BATCH = 128
-VIEWS = 1  # moved and spoilt pictures of each face
+MOST_WEIGHT = 8.0  # of a rare answer
+CAPTIONED = 64  # pictures of a step that get a caption too
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Wordings of one step.
+
+    Args:
+        texts: denials and claims of each flag by turns, then one wording per expression.
+        flags: how many flags (AUs, then attributes).
+    """
+
+    texts: list[str]
+    flags: int
+
+
+def draw_prompts(space: LabelSpace, rng: random.Random, held_out: tuple[str, ...]) -> Prompts:
+    """Draw a denial and a claim for each AU and attribute, and a wording per expression."""
+    facts = [("action_units", name) for name in space.action_units]
+    facts += [("attributes", name) for name in space.attributes]
+    texts = [
+        rng.choice(statements(key, name, value, held_out))
+        for key, name in facts
+        for value in (False, True)
+    ]
+    texts += [rng.choice(statements("expression", name, True, held_out)) for name in EXPRESSIONS]
+    return Prompts(texts, len(facts))
+
+
+def prompt_loss(
+    logits: torch.Tensor, prompts: Prompts, targets: Targets, weight: torch.Tensor
+) -> torch.Tensor:
+    """Loss of choosing between claim and denial, and among the expressions.
+
+    Args:
+        logits: [pictures, texts] of :attr:`Prompts.texts`.
+        targets: labels of the pictures; unknown ones weigh nothing.
+        weight: [flags] of a true flag.
+    """
+    pairs = logits[:, : 2 * prompts.flags].unflatten(1, (-1, 2))
+    wanted = torch.cat([targets.active, targets.attributes], 1)
+    known = ~wanted.isnan()
+    flags = functional.binary_cross_entropy_with_logits(
+        pairs[..., 1] - pairs[..., 0],
+        torch.where(known, wanted, 0.0),
+        pos_weight=weight,
+        reduction="none",
+    )
+    expressions = functional.cross_entropy(
+        logits[:, 2 * prompts.flags :],
+        targets.expression,
+        ignore_index=NO_EXPRESSION,
+        reduction="sum",
+    )
+    told = (targets.expression != NO_EXPRESSION).sum().clamp_min(1)
+    return (flags * known).sum() / known.sum().clamp_min(1) + expressions / told
 
 
 def tune_text(
@@ -39,36 +98,83 @@ def tune_text(
     progress: Progress,
 ) -> None:
     """Train text tower, projections and temperature in place; the image tower stays as it is."""
-    device = torch.device(hardware.device)
-    model.to(device)
+    model.to(hardware.device)
     features, labels = moved_features(model, train, config, hardware, progress)
-    parts = (model.text_model, model.text_projection, model.visual_projection)
-    trained = [*(p for part in parts for p in part.parameters()), model.logit_scale]
-    optimizer = torch.optim.AdamW(trained, lr=config.locked.learning_rate, weight_decay=0.0)
-    size, steps = min(config.locked.batch_size, len(labels)), config.locked.steps
+    tuning = _Tuning(model, tokenizer, features, labels, config, hardware)
+    steps = config.locked.steps
     for step in range(steps):
-        rng = random.Random(f"{config.seed}/locked/{step}")
-        rows = rng.sample(range(len(labels)), size)
-        pairs = [contrary_pair(labels[row], rng, config.holdout_attributes) for row in rows]
-        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.autocast):
-            loss = _loss(model, tokenizer, features[rows].to(device), pairs)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"loss became {loss.item()} in locked step {step}", "lower locked.learning_rate"
-            )
-        rate = config.locked.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        progress(step + 1, steps, f"tuning the text tower, loss {loss.item():.3f}")
+        loss = tuning.advance(step)
+        progress(step + 1, steps, f"tuning the text tower, loss {loss:.3f}")
     model.cpu().eval()
 
 
-@torch.inference_mode()
+class _Tuning:
+    """Optimiser and data of the phase; arguments as :func:`tune_text`."""
+
+    def __init__(
+        self,
+        model: FaceClipModel,
+        tokenizer: PreTrainedTokenizerFast,
+        features: torch.Tensor,
+        labels: list[Labels],
+        config: FaceClipConfig,
+        hardware: Hardware,
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.hardware = model, tokenizer, config, hardware
+        self.features, self.labels = features, labels
+        self.space = LabelSpace.of(labels, config.holdout_attributes)
+        self.targets = self.space.encode(labels)
+        self.weight = _balance(self.targets)
+        parts = (model.text_model, model.text_projection, model.visual_projection)
+        trained = [*(p for part in parts for p in part.parameters()), model.logit_scale]
+        self.optimizer = torch.optim.AdamW(trained, weight_decay=0.0)
+
+    def advance(self, step: int) -> float:
+        """Make one step; returns its loss."""
+        settings = self.config.locked
+        rng = random.Random(f"{self.config.seed}/locked/{step}")
+        rows = rng.sample(range(len(self.labels)), min(settings.batch_size, len(self.labels)))
+        loss = self._loss(rows, rng)
+        if not torch.isfinite(loss):
+            raise UserError(f"loss became {loss} in locked step {step}", "lower learning_rate")
+        for group in self.optimizer.param_groups:
+            share = 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)
+            group["lr"] = settings.learning_rate * share
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        return loss.item()
+
+    def _loss(self, rows: list[int], rng: random.Random) -> torch.Tensor:
+        held_out, device = self.config.holdout_attributes, torch.device(self.hardware.device)
+        prompts = draw_prompts(self.space, rng, held_out)
+        captions = [caption(self.labels[r], rng, held_out, short=True) for r in rows[:CAPTIONED]]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.hardware.autocast):
+            image = self.model.visual_projection(self.features[rows].to(device))
+            asked, said = self._embed(prompts.texts, device), self._embed(captions, device)
+        unit = functional.normalize(image.float(), dim=-1)
+        scale = self.model.logit_scale.exp()
+        logits = scale * unit @ functional.normalize(asked.float(), dim=-1).T
+        chosen = prompt_loss(logits, prompts, self.targets[rows].to(device), self.weight.to(device))
+        same = equal_texts(captions).to(device)
+        few = image[: len(captions)]
+        return chosen + 0.2 * contrastive_loss(few, said, self.model.logit_scale, same)
+
+    def _embed(self, texts: list[str], device: torch.device) -> torch.Tensor:
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return self.model.get_text_features(**tokens.to(device)).pooler_output
+
+
+def _balance(targets: Targets) -> torch.Tensor:
+    """Weight of a true flag that makes both answers count alike, [flags]."""
+    flags = torch.cat([targets.active, targets.attributes], 1)
+    positive, negative = ((flags == value).sum(0).clamp_min(1) for value in (1, 0))
+    return (negative / positive).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+
+
+@torch.no_grad()
 def moved_features(
     model: FaceClipModel,
     train: Faces,
@@ -81,8 +187,7 @@ def moved_features(
     model.eval()
     device = torch.device(hardware.device)
     features, labels = [], []
-    rows = torch.arange(len(train)).repeat(VIEWS)
-    for part in rows.split(BATCH):
+    for part in torch.arange(len(train)).split(BATCH):
         moves = draw_moves(len(part), config.augment, generator)
         pixels = move(train.images[part], moves, config.image.size)
         pixels = normalise(spoil(pixels, moves, config.augment, generator)).to(device)
@@ -93,52 +198,5 @@ def moved_features(
             moved_labels(train.labels[row], *(value.item() for value in values))
             for row, values in zip(part.tolist(), how, strict=True)
         ]
-        progress(len(labels), len(rows), "features of the locked tower")
-    return torch.cat(features).clone(), labels
-
-
-def _loss(
-    model: FaceClipModel,
-    tokenizer: PreTrainedTokenizerFast,
-    pooled: torch.Tensor,
-    pairs: Sequence[tuple[str, str]],
-) -> torch.Tensor:
-    """InfoNCE with one more negative a picture: what contradicts its own text."""
-    texts = [text for text, _ in pairs]
-    wrong = [contrary or text for text, contrary in pairs]
-    tokens = tokenizer([*texts, *wrong], padding=True, truncation=True, return_tensors="pt")
-    embedded = model.get_text_features(**tokens.to(pooled.device)).pooler_output
-    absent = torch.tensor([not contrary for _, contrary in pairs], device=pooled.device)
-    image = model.visual_projection(pooled)
-    text, negative = embedded.chunk(2)
-    same = equal_texts(texts).to(pooled.device)
-    return contrary_loss(image, text, negative, absent, model.logit_scale, same)
-
-
-def contrary_loss(
-    image: torch.Tensor,
-    text: torch.Tensor,
-    negative: torch.Tensor,
-    absent: torch.Tensor,
-    logit_scale: torch.Tensor,
-    same: torch.Tensor,
-) -> torch.Tensor:
-    """Symmetric InfoNCE where row i of the pictures also meets ``negative[i]``, and only that.
-
-    Args:
-        image, text, negative: [batch, D], any length.
-        absent: [batch] bool, rows that have no contradiction.
-        logit_scale: log of the inverse temperature.
-        same: [batch, batch] bool, equal texts share the target.
-    """
-    image, text, negative = (
-        functional.normalize(part.float(), dim=-1) for part in (image, text, negative)
-    )
-    scale = logit_scale.exp()
-    logits = scale * image @ text.T
-    own = (scale * (image * negative).sum(-1)).masked_fill(absent, -1e4)
-    wanted = same.float() / same.sum(1, keepdim=True)
-    columns = functional.cross_entropy(logits.T, wanted)
-    wider = torch.cat([logits, own[:, None]], 1)
-    rows = functional.cross_entropy(wider, functional.pad(wanted, (0, 1)))
-    return 0.5 * (rows + columns)
+        progress(len(labels), len(train), "features of the locked tower")
+    return torch.cat(features), labels

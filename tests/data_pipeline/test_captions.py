@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from data_pipeline.captions import caption
+from data_pipeline.captions import caption, statements
 from data_pipeline.labels import attributes, find_leaks
 
 HELD_OUT = ("smiling", "mouth_open", "blond_hair", "eyes_closed")
@@ -89,3 +89,16 @@ def test_short_captions_are_short():
     assert longest <= 28
     plain = many(LABELS, short=False)
     assert sum(map(len, plain)) > 1.5 * sum(map(len, many(LABELS, short=True)))
+
+
+def test_statements_are_what_captions_say_of_one_fact():
+    assert statements("attributes", "beard", False) == [
+        "no beard",
+        "without a beard",
+        "a face without a beard",
+    ]
+    assert statements("attributes", "male", False) == ["a woman", "a female face"]
+    assert statements("action_units", "AU12", False) == ["no AU12 lip corner puller", "no AU12"]
+    assert statements("action_units", "AU43", True, HELD_OUT)[-1] == "AU43"
+    assert "a fearful expression" in statements("expression", "fear", True)
+    assert statements("attributes", "smiling", True, HELD_OUT) == []

@@ -18,9 +18,9 @@ from face_mllm.face_clip.augment import Moves, draw_moves, move, spoil, still
 from face_mllm.face_clip.config import AugmentConfig
 from face_mllm.face_clip.faces import check_subjects, load_faces, square
 from face_mllm.face_clip.labels import LabelSpace, Targets, moved_labels, turned_pose
-from face_mllm.face_clip.locked import contrary_loss
+from face_mllm.face_clip.locked import draw_prompts, prompt_loss
 from face_mllm.face_clip.losses import LabelHeads, contrastive_loss, positive_weights
-from face_mllm.face_clip.texts import contrary_pair, equal_texts, training_text
+from face_mllm.face_clip.texts import equal_texts, training_text
 from face_mllm.face_clip.tokenizer import train_tokenizer
 
 HELD_OUT = ("smiling", "mouth_open", "blond_hair", "eyes_closed")
@@ -255,40 +255,33 @@ def test_held_out_attributes_reach_neither_texts_nor_heads():
     assert set(HELD_OUT) < set(LabelSpace.of([labels], ()).attributes)
 
 
-def test_contradictions_contradict_and_leak_nothing():
-    rng = random.Random(0)
-    labels = {
-        "expression": "fear",
-        "attributes": {"eyeglasses": True, "smiling": True},
-        "action_units": {"AU12": 4.0, "AU4": 1.0},
-        "head_pose": {"yaw": 20.0},
-        "age": 30.0,
-    }
-    pairs = [contrary_pair(labels, rng, HELD_OUT) for _ in range(800)]
-    assert find_leaks([text for pair in pairs for text in pair], HELD_OUT) == []
-    wrong = " | ".join(contrary for _, contrary in pairs)
-    for word in ("without eyeglasses", "head turned right", "no AU12", "55"):
-        assert word in wrong
-    assert "fear" not in wrong
-    assert "AU4" not in wrong  # a weak 1.0 is neither active nor absent
-    assert all(text != contrary for text, contrary in pairs)
-    assert 0.3 < sum(contrary == "" for _, contrary in pairs) / len(pairs) < 0.6
+def test_prompts_claim_and_deny_each_label_and_leak_nothing():
+    space = LabelSpace(("AU12", "AU43"), ("beard", "male"))
+    prompts = draw_prompts(space, random.Random(0), HELD_OUT)
+    assert prompts.flags == 4
+    assert len(prompts.texts) == 2 * 4 + 8
+    assert prompts.texts[0].startswith("no AU12")
+    assert prompts.texts[1].startswith("AU12")
+    assert "beard" in prompts.texts[5]
+    assert prompts.texts[6] in ("a woman", "a female face")
+    drawn = [draw_prompts(space, random.Random(n), HELD_OUT).texts for n in range(50)]
+    assert find_leaks([text for texts in drawn for text in texts], HELD_OUT) == []
 
 
-def test_contrary_loss_is_infonce_plus_one_own_negative():
-    image, text = embeddings()
-    negative = text.flip(1)
-    scale, eye = torch.tensor(1.5), torch.eye(6, dtype=torch.bool)
-    none = torch.ones(6, dtype=torch.bool)
-    plain = contrary_loss(image, text, negative, none, scale, eye)
-    assert plain.item() == pytest.approx(contrastive_loss(image, text, scale).item(), rel=1e-6)
-    unit = [part / part.norm(dim=-1, keepdim=True) for part in (image, text, negative)]
-    logits = scale.exp() * unit[0] @ unit[1].T
-    own = scale.exp() * (unit[0] * unit[2]).sum(1)
-    rows = torch.log(logits.exp().sum(1) + own.exp()) - logits.diagonal()
-    columns = logits.T.logsumexp(1) - logits.diagonal()
-    both = contrary_loss(image, text, negative, ~none, scale, eye)
-    assert both.item() == pytest.approx((rows.mean() + columns.mean()).item() / 2, rel=1e-5)
+def test_prompt_loss_is_masked_choices():
+    space = LabelSpace(("AU12",), ("beard",))
+    prompts = draw_prompts(space, random.Random(0), ())
+    labels = [
+        {"action_units": {"AU12": 4.0}, "expression": "fear"},
+        {"attributes": {"beard": False}},
+    ]
+    logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
+    weight = torch.tensor([3.0, 5.0])
+    loss = prompt_loss(logits, prompts, space.encode(labels), weight)
+    active = -3.0 * logits[0, :2].log_softmax(0)[1]
+    denied = -logits[1, 2:4].log_softmax(0)[0]
+    fear = -logits[0, 4:].log_softmax(0)[4]
+    assert loss.item() == pytest.approx(((active + denied) / 2 + fear).item(), rel=1e-5)
 
 
 def test_tokenizer_gives_caption_words_whole_and_reads_anything():
