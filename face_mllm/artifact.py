@@ -23,7 +23,7 @@ from face_mllm.compose import Bases, compose
 from face_mllm.errors import UserError
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
-from face_mllm.stages import PART_PREFIX, part_of
+from face_mllm.stages import PART_PREFIX, attach_adapter, part_of
 
 STAGE_FILE = "stage.json"
 QUESTIONS_FILE = "questions.json"
@@ -87,7 +87,7 @@ def load_weights(model: FaceMLLMForConditionalGeneration, artifact: Artifact, fo
         _load_strict(module, tensors, folder / f"{part}.safetensors")
     if artifact.lora:
         if not getattr(model, "_hf_peft_config_loaded", False):
-            model.add_adapter(LoraConfig.from_pretrained(folder))
+            attach_adapter(model, LoraConfig.from_pretrained(folder))
         result = set_peft_model_state_dict(model, _read(folder / ADAPTER_FILE))
         missing = [key for key in result.missing_keys if "lora_" in key]
         if missing or result.unexpected_keys:

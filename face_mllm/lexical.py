@@ -9,6 +9,7 @@ brings is measured in ``docs/embedded.md``.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -98,22 +99,21 @@ def _cached(
 ) -> tuple[torch.Tensor, list[set[int]]]:
     """Tower states [faces, tokens, width] and each face's bag of token ids."""
     config = model.config
+    faces = list(itertools.islice(records, FACES))
     states, bags = [], []
-    for number, record in enumerate(records):
-        if number == FACES:
-            break
+    for start in range(0, len(faces), BATCH):
+        batch = faces[start : start + BATCH]
+        pixels = processor.pixels([record.open_image() for record in batch])
         with torch.no_grad():
-            pixels = processor.pixels([record.open_image()])
             states.append(
-                image_tokens(model.vision_tower, pixels, config.vision_layer, config.vision_select)[
-                    0
-                ]
+                image_tokens(model.vision_tower, pixels, config.vision_layer, config.vision_select)
             )
-        ids = processor.tokenizer(sorted(face_words(record)), add_special_tokens=False)
-        bags.append({token for answer in ids["input_ids"] for token in answer})
+        for record in batch:
+            ids = processor.tokenizer(sorted(face_words(record)), add_special_tokens=False)
+            bags.append({token for answer in ids["input_ids"] for token in answer})
         if progress:
-            progress(number + 1, 0, "lexical warm start, reading faces")
-    return torch.stack(states).float(), bags
+            progress(len(bags), len(faces), "lexical warm start, reading faces")
+    return torch.cat(states).float(), bags
 
 
 def _targets(bags: list[set[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from face_mllm.config import LoraSettings, StageConfig
@@ -48,15 +49,25 @@ def add_lora(model: FaceMLLMForConditionalGeneration, settings: LoraSettings) ->
             f"LoRA targets {list(settings.targets)} match no layer of the LLM",
             f"set llm.lora.targets to some of {sorted(linear)}",
         )
-    model.add_adapter(
+    attach_adapter(
+        model,
         LoraConfig(
             r=settings.r,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=pattern.pattern,
-        )
+        ),
     )
     return len(matched)
+
+
+def attach_adapter(model: FaceMLLMForConditionalGeneration, config: LoraConfig) -> None:
+    """Put PEFT's layers into the model; precision is left to autocast."""
+    model.add_adapter(config)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            # PEFT would widen every input to fp32 only for autocast to narrow it again
+            module.cast_input_dtype_enabled = False
 
 
 def part_trainings(config: StageConfig) -> dict[str, str]:
