@@ -19,7 +19,9 @@ def vision_width(config: PretrainedConfig, layer: int) -> int:
     return config.hidden_size
 
 
-def image_tokens(tower: PreTrainedModel, pixels: torch.Tensor, layer: int, select: str) -> torch.Tensor:
+def image_tokens(
+    tower: PreTrainedModel, pixels: torch.Tensor, layer: int, select: str
+) -> torch.Tensor:
     """Run the tower and lay its hidden state out as tokens.
 
     Args:
@@ -46,7 +48,9 @@ def pooled_features(tower: PreTrainedModel, pixels: torch.Tensor, layer: int) ->
     return states.flatten(2).mean(2) if states.dim() == 4 else states.mean(1)
 
 
-def count_image_tokens(tower: PreTrainedModel, size: tuple[int, int], layer: int, select: str) -> int:
+def count_image_tokens(
+    tower: PreTrainedModel, size: tuple[int, int], layer: int, select: str
+) -> int:
     """Number of tokens one picture becomes, found by running the tower on a blank one."""
     parameter = next(tower.parameters())
     blank = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
