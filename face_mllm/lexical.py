@@ -34,11 +34,11 @@ CLOSED = frozenset({"yes", "no"})
 
 def face_words(record: FaceRecord) -> set[str]:
     """The answers that name something of this face: no numbers, no yes and no."""
-    return {
-        qa.answer
+    answers = (
+        " ".join(word for word in qa.answer.split() if not any(map(str.isdigit, word)))
         for qa in record.qa
-        if qa.answer not in CLOSED and not any(letter.isdigit() for letter in qa.answer)
-    }
+    )
+    return {answer for answer in answers if answer and answer not in CLOSED}
 
 
 def warm_start(

@@ -283,6 +283,34 @@ def _pose(labels: Labels, context: Context) -> Iterator[Item]:
             yield _number(axis, pose[axis], context.pose, context)
 
 
+# what a positive, a zero and a negative angle look like in the picture
+POSE_WORDS = {
+    "yaw": ("left", "straight", "right"),
+    "pitch": ("up", "level", "down"),
+    "roll": ("clockwise", "upright", "counterclockwise"),
+}
+
+
+def pose_words(axis: str, degrees: int) -> str:
+    """An angle as direction and size, such as ``left 30``: the first word names the axis."""
+    positive, zero, negative = POSE_WORDS[axis]
+    if degrees == 0:
+        return zero
+    return f"{positive if degrees > 0 else negative} {abs(degrees)}"
+
+
+@_form("head_pose/words", "head_pose", "axis")
+def _pose_words(labels: Labels, context: Context) -> Iterator[Item]:
+    pose, grid = labels.get("head_pose", {}), context.pose
+    for axis in POSE_AXES:
+        if axis in pose and grid.holds(pose[axis]):
+            value = float(pose[axis])
+            degrees = round(value) if context.exact else grid.nearest(value)
+            choices = tuple(pose_words(axis, point) for point in grid.points)
+            answer = pose_words(axis, degrees)
+            yield Item(axis, answer, {"axis": axis}, choices, grid.values, value)
+
+
 @_form("gender/word", "gender")
 def _gender(labels: Labels, context: Context) -> Iterator[Item]:
     if labels.get("gender") in GENDERS:

@@ -14,7 +14,7 @@ from data_pipeline.labels import (
 )
 from data_pipeline.questions import QuestionSet, closed_questions, render_questions
 from data_pipeline.questions.balance import balance_weights, select, weigh, weights_of
-from data_pipeline.questions.forms import FORMS, Grid
+from data_pipeline.questions.forms import FORMS, POSE_WORDS, Grid, pose_words
 from data_pipeline.questions.question_set import shipped_templates
 from data_pipeline.records import QA
 from face_mllm.errors import UserError
@@ -67,9 +67,9 @@ def test_compact_answers():
     assert asked["age"]["all"].answer == "35"
     assert asked["age_band"]["all"].answer == "30-39"
     assert {n: q.answer for n, q in asked["head_pose"].items()} == {
-        "yaw": "-10",
-        "pitch": "0",
-        "roll": "10",
+        "yaw": "right 10",
+        "pitch": "level",
+        "roll": "clockwise 10",
     }
     assert asked["gender"]["all"].answer == "male"
     assert asked["caption"]["all"].answer == "a man"
@@ -151,11 +151,11 @@ def test_closed_questions_use_canonical_words_and_exact_truths():
     yaw = asked["head_pose"]["yaw"]
     assert (yaw.truth, yaw.choices[0], yaw.choices[-1], len(yaw.choices)) == (
         -14.2,
-        "-90",
-        "90",
+        "right 90",
+        "left 90",
         19,
     )
-    assert [float(word) for word in yaw.choices] == list(yaw.values)
+    assert yaw.values[0] == -90
     assert set(asked["zero_shot_attribute"]) == {"smiling", "blond_hair"}
     assert asked["zero_shot_attribute"]["smiling"].truth == 0
     assert set(asked["attribute"]) == {"beard", "black_hair", "brown_hair", "odd_thing"}
@@ -355,3 +355,12 @@ def test_held_out_attributes_are_scored_by_name_and_by_yes_and_no():
     assert named.truth == plain.truth == 0
     (only,) = closed_questions(labels, "full", ["smiling"])
     assert (only.task, only.choices) == ("zero_shot_attribute", ("yes", "no"))
+
+
+def test_pose_words_are_one_to_one_with_angles_and_name_their_axis():
+    words = {axis: [pose_words(axis, d) for d in range(-90, 91, 10)] for axis in POSE_WORDS}
+    every = [word for axis in words.values() for word in axis]
+    assert len(set(every)) == len(every) == 3 * 19
+    # the sign convention: yaw > 0 to the image's left, pitch > 0 up, roll > 0 clockwise
+    positive = [pose_words(axis, 20) for axis in ("yaw", "pitch", "roll")]
+    assert positive == ["left 20", "up 20", "clockwise 20"]

@@ -10,9 +10,10 @@ import torch
 from conftest import LLMS, TOWERS
 from transformers import AutoConfig, AutoModel, LlamaTokenizer
 
+from data_pipeline.records import QA, FaceRecord
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.errors import UserError
-from face_mllm.lexical import warm_start
+from face_mllm.lexical import face_words, warm_start
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model.vision import load_vision_tower
@@ -164,3 +165,11 @@ def test_lexical_warm_start_finds_the_words_of_a_face(make_model, word_faces):
     model, processor = make_model("resnet")
     loss = warm_start(model, processor, word_faces, 150, seed=0)
     assert loss < 0.35  # 0.69 would be chance on words half of the faces have
+
+
+def test_words_of_a_face_leave_out_numbers_yes_and_no():
+    answers = ("left 30", "35", "no", "yes", "AU43", "corners of the lips up", "AU12, AU25")
+    record = FaceRecord(
+        "a", "toy", "train", "a", b"", {}, qa=tuple(QA("t", a, "?", a) for a in answers)
+    )
+    assert face_words(record) == {"left", "corners of the lips up"}
