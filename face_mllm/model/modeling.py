@@ -80,7 +80,7 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.vision_tower.eval()
         return self
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """Token embedding of the LLM."""
         return self.language_model.get_input_embeddings()
 
