@@ -56,7 +56,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; rerun to go on.")] = Path(
         "runs/demo"
     ),
-    full: Annotated[bool, typer.Option("--full", help="The complete recipe, an hour.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The complete recipe, longer.")] = False,
 ) -> None:
     """The whole job on the embedded models: faces, questions, three stages, evaluation, report."""
     quiet_libraries()

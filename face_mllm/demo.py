@@ -6,7 +6,6 @@ step that is not done.
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -65,7 +64,7 @@ def run_demo(out: Path, full: bool = False) -> Path:
 
     Args:
         out: folder of the run.
-        full: the complete embedded recipe (about an hour on two cores) instead of the quick one.
+        full: the complete embedded recipe (expected within an hour on two cores, not yet timed) instead of the quick one.
 
     Raises:
         UserError: ``out`` holds a demo of the other scale, or a step's own error.
@@ -83,7 +82,6 @@ def run_demo(out: Path, full: bool = False) -> Path:
         console.print(f"{heading} [dim]about {left:.0f} min left")
         with terminal_progress(step.title) as progress:
             step.run(progress)
-        gc.collect()  # a trainer is full of reference cycles, and the next stage needs the room
     show_answers(out)
     report = out / "evaluation" / "report.html"
     minutes = (time.monotonic() - started) / 60

@@ -3,8 +3,8 @@
 A causal LLM copies what stands in its context, so an image token that lies close to the input
 embedding of "beard" is half of an answer already. Before the language-model loss starts, the
 projector is fitted alone, on cached tower states and without any pass through the LLM: each word
-of a face's answers is to be found, by cosine, in some image token. It costs seconds; what it
-brings is measured in ``docs/embedded.md``.
+of a face's answers is to be found, by cosine, in some image token. It costs seconds. What it
+brings by itself has not been measured in an ablation yet (``docs/embedded.md``).
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-IGNORED_WEIGHT = 0.0
-
 
 @dataclass
 class TokenTree:
