@@ -64,7 +64,7 @@ def run_demo(out: Path, full: bool = False) -> Path:
 
     Args:
         out: folder of the run.
-        full: the complete embedded recipe (expected within an hour on two cores, not yet timed) instead of the quick one.
+        full: the complete embedded recipe (its target is an hour, not timed yet).
 
     Raises:
         UserError: ``out`` holds a demo of the other scale, or a step's own error.
