@@ -16,6 +16,7 @@ from rich.console import Console
 
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.errors import UserError
+from face_mllm.hardware import release_memory
 from face_mllm.progress import Progress, terminal_progress
 from face_mllm.references import resolve
 
@@ -45,7 +46,7 @@ QUICK = Scale(
     {"train": 900, "val": 60, "test": 120}, (40, 110, 135), (0.6, 0.6, 0.1, 1.4, 3, 5, 2.2)
 )
 FULL = Scale(
-    {"train": 2600, "val": 200, "test": 400}, (100, 400, 500), (0.6, 1.6, 0.2, 2.8, 12, 21, 8)
+    {"train": 2600, "val": 200, "test": 400}, (60, 400, 500), (0.6, 1.6, 0.2, 2.8, 12, 21, 8)
 )
 
 
@@ -82,6 +83,7 @@ def run_demo(out: Path, full: bool = False) -> Path:
         console.print(f"{heading} [dim]about {left:.0f} min left")
         with terminal_progress(step.title) as progress:
             step.run(progress)
+        release_memory()
     show_answers(out)
     report = out / "evaluation" / "report.html"
     minutes = (time.monotonic() - started) / 60

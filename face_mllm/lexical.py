@@ -2,9 +2,10 @@
 
 A causal LLM copies what stands in its context, so an image token that lies close to the input
 embedding of "beard" is half of an answer already. Before the language-model loss starts, the
-projector is fitted alone, on cached tower states and without any pass through the LLM: each word
-of a face's answers is to be found, by cosine, in some image token. It costs seconds. What it
-brings by itself has not been measured in an ablation yet (``docs/embedded.md``).
+projector is fitted alone, on cached tower states and without any pass through the LLM: the token
+that begins an answer about a face is to be found, by cosine, in some image token. Only the first
+token counts, since it decides the answer and a later one ("hair", "lips") is shared by many. It
+costs seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.records import FaceRecord
 from face_mllm.errors import UserError
@@ -24,21 +26,24 @@ from face_mllm.model.processing import FaceProcessor
 from face_mllm.model.vision import image_tokens
 from face_mllm.progress import Progress
 
-FACES = 1500  # enough for a bag of some hundred words
+FACES = 4000  # enough for a bag of some hundred words
 BATCH = 64
 SHARPNESS = 10.0  # of the soft maximum over image tokens
 LEARNING_RATE = 2e-3
+NOISE = 0.6  # in standard deviations of the tower's channels, or few faces are learned by heart
 FREQUENT, RARE = 0.8, 0.01  # shares of faces; words outside say nothing about a face
 CLOSED = frozenset({"yes", "no"})
 
 
-def face_words(record: FaceRecord) -> set[str]:
-    """The answers that name something of this face: no numbers, no yes and no."""
-    answers = (
-        " ".join(word for word in qa.answer.split() if not any(map(str.isdigit, word)))
-        for qa in record.qa
-    )
-    return {answer for answer in answers if answer and answer not in CLOSED}
+def deciding_tokens(record: FaceRecord, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """First tokens of the closed answers but yes and no; without any, the free texts' tokens."""
+    closed = {qa.answer for qa in record.qa if qa.choices and qa.answer.lower() not in CLOSED}
+    free = {qa.answer for qa in record.qa if not qa.choices}
+    words = sorted(closed or free)
+    if not words:
+        return set()
+    ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+    return {token for answer in ids for token in (answer[:1] if closed else answer)}
 
 
 def warm_start(
@@ -74,10 +79,12 @@ def warm_start(
         weight_decay=0.0,
     )
     draw = torch.Generator().manual_seed(seed)
+    spread = NOISE * states.flatten(0, 1).std(0)
     loss = torch.zeros(())
     for step in range(steps):
         picked = torch.randint(len(states), (BATCH,), generator=draw)
-        tokens = model.projector(states[picked])
+        noise = torch.randn(BATCH, *states.shape[1:], generator=draw) * spread
+        tokens = model.projector(states[picked] + noise)
         near = functional.normalize(tokens, dim=-1) @ words.T  # [batch, tokens, words]
         logits = scale * torch.logsumexp(SHARPNESS * near, 1) / SHARPNESS + bias
         loss = functional.binary_cross_entropy_with_logits(logits, targets[picked])
@@ -109,8 +116,7 @@ def _cached(
                 image_tokens(model.vision_tower, pixels, config.vision_layer, config.vision_select)
             )
         for record in batch:
-            ids = processor.tokenizer(sorted(face_words(record)), add_special_tokens=False)
-            bags.append({token for answer in ids["input_ids"] for token in answer})
+            bags.append(deciding_tokens(record, processor.tokenizer))
         if progress:
             progress(len(bags), len(faces), "lexical warm start, reading faces")
     return torch.cat(states).float(), bags

@@ -35,12 +35,14 @@ class ActionUnit:
         name: FACS name, lower case.
         short: a plain name of what one sees.
         muscles: the muscles FACS names for it.
+        aside: a name by muscle, for when ``short`` would give a held-out attribute away.
     """
 
     number: int
     name: str
     short: str
     muscles: tuple[str, ...]
+    aside: str = ""
 
     @property
     def label(self) -> str:
@@ -53,7 +55,9 @@ def action_units() -> Mapping[int, ActionUnit]:
     """Return the registry by number, in rising order."""
     raw = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return {
-        number: ActionUnit(number, row["name"], row["short"], tuple(row["muscles"]))
+        number: ActionUnit(
+            number, row["name"], row["short"], tuple(row["muscles"]), row.get("aside", "")
+        )
         for number, row in sorted(raw.items())
     }
 

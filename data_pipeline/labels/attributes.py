@@ -22,6 +22,7 @@ class Attribute:
         name: canonical snake_case name.
         phrase: noun phrase for "Do you see ...?" and "a face with ...".
         question: canonical yes/no question.
+        short: the answer that names it; its first word tells it from the others.
         synonyms: other words for it.
         antonyms: words that deny it, and so give it away.
         group: exclusive family (``hair_color``), or empty.
@@ -33,6 +34,7 @@ class Attribute:
     name: str
     phrase: str
     question: str
+    short: str = ""
     synonyms: tuple[str, ...] = ()
     antonyms: tuple[str, ...] = ()
     group: str = ""
@@ -49,7 +51,7 @@ class Attribute:
     def terms(self) -> tuple[str, ...]:
         """Every word or phrase that mentions the attribute, for the leak test."""
         plain = self.name.replace("_", " ")
-        return tuple(dict.fromkeys([plain, self.bare, *self.synonyms, *self.antonyms]))
+        return tuple(dict.fromkeys([plain, self.bare, self.short, *self.synonyms, *self.antonyms]))
 
 
 @cache
@@ -73,6 +75,7 @@ def _attribute(name: str, row: Mapping[str, object]) -> Attribute:
     words = {key: value for key, value in row.items() if key not in ("aliases", "negates")}
     for key in ("synonyms", "antonyms"):
         words[key] = tuple(words.get(key, ()))  # type: ignore[arg-type]
+    words.setdefault("short", re.sub(r"^(an?|the) ", "", str(row["phrase"])))
     words.setdefault("present", f"a face with {row['phrase']}")
     words.setdefault("absent", f"a face without {row['phrase']}")
     return Attribute(name, **words)  # type: ignore[arg-type]

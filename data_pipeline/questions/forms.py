@@ -204,7 +204,8 @@ def _unit_named(labels: Labels, context: Context) -> Iterator[Item]:
     for label, value in _units(labels):
         fields = _unit_fields(label)
         if mentions(fields["short"], context.held_out):
-            fields["short"] = label  # "parted lips" would give mouth_open away
+            # "parted lips" would give mouth_open away
+            fields["short"] = action_units()[au_number(label)].aside or label
         answer = fields["short"] if is_active(value, context.threshold) else NO
         fields["word"] = _capitalised(fields["short"])
         yield Item(label, answer, fields, (fields["short"], NO))
@@ -241,8 +242,8 @@ def _attribute_named(labels: Labels, context: Context) -> Iterator[Item]:
     """The attribute's own words if present, else no."""
     for name, value in sorted(labels.get("attributes", {}).items()):
         row = attribute(name)
-        fields = {"question": row.question, "phrase": row.phrase, "word": _capitalised(row.bare)}
-        yield Item(name, row.bare if value else NO, fields, (row.bare, NO))
+        fields = {"question": row.question, "phrase": row.phrase, "word": _capitalised(row.short)}
+        yield Item(name, row.short if value else NO, fields, (row.short, NO))
 
 
 @_form("attribute/choice", "attribute_choice", "group", "options")
@@ -283,11 +284,12 @@ def _pose(labels: Labels, context: Context) -> Iterator[Item]:
             yield _number(axis, pose[axis], context.pose, context)
 
 
-# what a positive, a zero and a negative angle look like in the picture
+# what a positive, a zero and a negative angle look like in the picture; no two words begin alike,
+# nor with the same token ("up", "upright"), so the first token of an answer decides it
 POSE_WORDS = {
     "yaw": ("left", "straight", "right"),
     "pitch": ("up", "level", "down"),
-    "roll": ("clockwise", "upright", "counterclockwise"),
+    "roll": ("clockwise", "vertical", "counterclockwise"),
 }
 
 

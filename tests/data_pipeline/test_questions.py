@@ -17,6 +17,9 @@ from data_pipeline.questions.balance import balance_weights, select, weigh, weig
 from data_pipeline.questions.forms import FORMS, POSE_WORDS, Grid, pose_words
 from data_pipeline.questions.question_set import shipped_templates
 from data_pipeline.records import QA
+from data_pipeline.synth.actions import UNITS
+from data_pipeline.synth.labels import labels_of
+from data_pipeline.synth.sample import sample_face
 from face_mllm.errors import UserError
 
 LABELS = {
@@ -36,6 +39,11 @@ LABELS = {
     "gender": "male",
 }
 HELD = ("smiling", "mouth_open", "blond_hair", "eyes_closed")
+
+
+def attributes_in_play():
+    faces = (labels_of(sample_face(0, index)) for index in range(60))
+    return {name for face in faces for name in face["attributes"]}
 
 
 def by_task(items):
@@ -58,11 +66,11 @@ def test_compact_answers():
     assert asked["expression"]["all"].choices == BASIC7
     assert {n: q.answer for n, q in asked["action_unit"].items()} == {
         "AU4": "no",
-        "AU12": "corners of the lips up",
+        "AU12": "mouth corners up",
         "AU25": "parted lips",
         "AU43": "closed eyes",
     }
-    assert asked["action_unit"]["AU4"].choices == ("brows lowered", "no")
+    assert asked["action_unit"]["AU4"].choices == ("lowered brows", "no")
     assert asked["attribute"]["odd_thing"].answer == "odd thing"
     assert asked["age"]["all"].answer == "35"
     assert asked["age_band"]["all"].answer == "30-39"
@@ -142,8 +150,8 @@ def test_closed_questions_use_canonical_words_and_exact_truths():
     asked = by_task(closed_questions(LABELS, "compact", HELD))
     assert asked["expression"]["all"].question == "Which expression?"
     assert asked["expression"]["all"].truth == BASIC7.index("happiness")
-    assert asked["action_unit"]["AU12"].question == "Corners of the lips up?"
-    assert asked["action_unit"]["AU12"].choices == ("corners of the lips up", "no")
+    assert asked["action_unit"]["AU12"].question == "Mouth corners up?"
+    assert asked["action_unit"]["AU12"].choices == ("mouth corners up", "no")
     assert asked["action_unit"]["AU12"].truth == 0
     assert asked["action_unit"]["AU4"].truth == 1
     age = asked["age"]["all"]
@@ -341,10 +349,23 @@ def test_select_prefers_rare_answers():
     assert rare > 2.0 * 5 / 40
 
 
-def test_named_answers_fall_back_to_the_number_where_the_words_would_leak():
+def test_named_answers_fall_back_to_the_muscle_where_the_words_would_leak():
     asked = by_task(render_questions(LABELS, "a", 0, "compact", ["mouth_open", "eyes_closed"]))
-    assert asked["action_unit"]["AU25"].choices == ("AU25", "no")
-    assert asked["action_unit"]["AU43"].answer == "AU43"
+    assert asked["action_unit"]["AU25"].choices == ("mentalis relaxed", "no")
+    assert asked["action_unit"]["AU43"].answer == "levator relaxed"
+
+
+def test_first_words_of_synthetic_answers_differ():
+    """An answer is decided where it begins, so no two facts of a face may begin alike."""
+    facts = {
+        "action_units": dict.fromkeys(UNITS, 5.0),
+        "attributes": dict.fromkeys(attributes_in_play(), True),
+    }
+    asked = render_questions(facts, "a", 0, "compact", HELD)
+    first = [qa.answer.split()[0] for qa in asked if qa.task in ("action_unit", "attribute")]
+    first += [words.split()[0] for axis in POSE_WORDS.values() for words in axis]
+    assert [word for word, count in Counter(first).items() if count > 1] == []
+    assert len(first) > 50
 
 
 def test_held_out_attributes_are_scored_by_name_and_by_yes_and_no():

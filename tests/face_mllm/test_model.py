@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, LlamaTokenizer
 from data_pipeline.records import QA, FaceRecord
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.errors import UserError
-from face_mllm.lexical import face_words, warm_start
+from face_mllm.lexical import deciding_tokens, warm_start
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model.vision import load_vision_tower
@@ -167,9 +167,19 @@ def test_lexical_warm_start_finds_the_words_of_a_face(make_model, word_faces):
     assert loss < 0.35  # 0.69 would be chance on words half of the faces have
 
 
-def test_words_of_a_face_leave_out_numbers_yes_and_no():
-    answers = ("left 30", "35", "no", "yes", "AU43", "corners of the lips up", "AU12, AU25")
-    record = FaceRecord(
-        "a", "toy", "train", "a", b"", {}, qa=tuple(QA("t", a, "?", a) for a in answers)
-    )
-    assert face_words(record) == {"left", "corners of the lips up"}
+def test_the_first_tokens_of_closed_answers_decide(make_model):
+    _, processor = make_model("resnet")
+
+    def tokens(*qas):
+        record = FaceRecord("a", "toy", "train", "a", b"", {}, qa=qas)
+        return deciding_tokens(record, processor.tokenizer)
+
+    def first(word):
+        return processor.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+
+    free = QA("caption", "all", "?", "a happy face")
+    closed = [QA("t", a, "?", a, (a, "no")) for a in ("left 30", "35", "no", "yes")]
+    assert tokens(free, *closed) == {first("left 30"), first("35")}
+    free_ids = processor.tokenizer(free.answer, add_special_tokens=False)["input_ids"]
+    assert tokens(free, *closed[2:]) == set(free_ids)
+    assert tokens() == set()
