@@ -1,0 +1,48 @@
+"""Forms about attributes: one at a time, or several to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from data_pipeline.labels.attributes import attribute, groups
+from data_pipeline.questions.forms.base import (
+    NO,
+    YES_NO,
+    Context,
+    Item,
+    Labels,
+    capitalised,
+    form,
+    shuffled,
+    yes_no,
+)
+
+
+@form("attribute/yes_no", "attribute", "question", "phrase", "word")
+def _attribute_yes_no(labels: Labels, context: Context) -> Iterator[Item]:
+    for name, value in sorted(labels.get("attributes", {}).items()):
+        row = attribute(name)
+        word = capitalised(row.phrase)
+        fields = {"question": row.question, "phrase": row.phrase, "word": word}
+        yield Item(name, yes_no(value), fields, YES_NO)
+
+
+@form("attribute/named", "attribute", "question", "phrase", "word")
+def _attribute_named(labels: Labels, context: Context) -> Iterator[Item]:
+    """The attribute's own words if present, else no."""
+    for name, value in sorted(labels.get("attributes", {}).items()):
+        row = attribute(name)
+        fields = {"question": row.question, "phrase": row.phrase, "word": capitalised(row.bare)}
+        yield Item(name, row.bare if value else NO, fields, (row.bare, NO))
+
+
+@form("attribute/choice", "attribute_choice", "group", "options")
+def _attribute_choice(labels: Labels, context: Context) -> Iterator[Item]:
+    known = labels.get("attributes", {})
+    for group, members in groups().items():
+        asked = [row for row in members if row.name in known and row.name not in context.held_out]
+        true = [row.value for row in asked if known[row.name]]
+        if len(asked) >= 2 and len(true) == 1:  # several or no true colour: nothing to choose
+            options = shuffled([row.value for row in asked], context, group)
+            fields = {"group": group.replace("_", " "), "options": ", ".join(options)}
+            yield Item(group, true[0], fields, options)
