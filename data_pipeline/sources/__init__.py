@@ -11,7 +11,14 @@ from functools import cache
 from rich.table import Table
 from rich.text import Text
 
-from data_pipeline.sources.base import Dropped, Source, SourceOptions, fingerprint, hash_split
+from data_pipeline.sources.base import (
+    Dropped,
+    Source,
+    SourceOptions,
+    Variant,
+    fingerprint,
+    hash_split,
+)
 from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
 
@@ -19,6 +26,7 @@ __all__ = [
     "Dropped",
     "Source",
     "SourceOptions",
+    "Variant",
     "describe_sources",
     "fingerprint",
     "get_source",
