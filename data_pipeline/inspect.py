@@ -333,11 +333,10 @@ def _picture_lines(pictures: Pictures) -> Iterator[Text]:
         yield Text(f"pictures: {pictures.embedded:,} inside the label files")
     if not pictures.listed:
         return
-    looked = f"all {pictures.listed:,} files listed"
+    looked = "all"
     if pictures.listed > len(pictures.sample):
-        looked = f"a seeded sample of {len(pictures.sample):,} of {pictures.listed:,} files listed"
+        looked = f"a seeded sample of {len(pictures.sample):,}"
     gone = len(pictures.missing)
-    yield Text(
-        f"pictures: {looked}, {gone:,} missing or empty", style="red" if pictures.missing else ""
-    )
+    said = f"{pictures.listed:,} files listed, {looked} looked for, {gone:,} missing or empty"
+    yield Text(f"pictures: {said}", style="red" if gone else "")
     yield from (Text(f"  {name}") for name in pictures.missing[:MAX_LISTED])

@@ -40,6 +40,33 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 """Other spellings of each canonical word; no word stands in two rows."""
 
+ADJECTIVES: dict[str, str] = {
+    "neutral": "neutral",
+    "happiness": "happy",
+    "sadness": "sad",
+    "surprise": "surprised",
+    "fear": "fearful",
+    "disgust": "disgusted",
+    "anger": "angry",
+    "contempt": "contemptuous",
+}
+"""How a face is called that shows it."""
+
+COMPOUND_EXPRESSIONS: tuple[str, ...] = (
+    "happily surprised",
+    "happily disgusted",
+    "sadly fearful",
+    "sadly angry",
+    "sadly surprised",
+    "sadly disgusted",
+    "fearfully angry",
+    "fearfully surprised",
+    "angrily surprised",
+    "angrily disgusted",
+    "disgustedly surprised",
+)
+"""The eleven compound classes of RAF-DB in its order (Li, Deng & Du 2017)."""
+
 _BY_WORD: dict[str, str] = {word: name for name in EXPRESSIONS for word in (name, *SYNONYMS[name])}
 
 

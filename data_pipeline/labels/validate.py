@@ -9,11 +9,12 @@ from typing import Any
 from data_pipeline.labels.action_units import parse_action_unit
 from data_pipeline.labels.ages import canonical_band
 from data_pipeline.labels.attributes import snake_case
-from data_pipeline.labels.expressions import EXPRESSIONS
+from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, EXPRESSIONS
 from face_mllm.errors import UserError
 
 GENDERS = ("male", "female")
 POSE_AXES = ("yaw", "pitch", "roll")
+SHARE_SLACK = 0.01  # shares are often rounded
 
 
 def validate_labels(labels: dict[str, Any]) -> list[str]:
@@ -82,6 +83,19 @@ def _pose(name: str, value: Any) -> Iterator[str]:
     yield from _number(value, -180, 180)
 
 
+def _vote(name: str, value: Any) -> Iterator[str]:
+    if name not in EXPRESSIONS:
+        yield f"not one of {', '.join(EXPRESSIONS)}"
+    yield from _number(value, 0, 1)
+
+
+def _votes(value: Any) -> Iterator[str]:
+    problems = list(_mapping(_vote)(value))
+    yield from problems
+    if not problems and sum(value.values()) > 1 + SHARE_SLACK:
+        yield f"shares sum to {sum(value.values()):.4g}, more than 1"
+
+
 def _band(value: Any) -> Iterator[str]:
     try:
         if canonical_band(value) != value:
@@ -96,6 +110,8 @@ def _anything(value: Any) -> Iterator[str]:
 
 _CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
     "expression": _word(EXPRESSIONS),
+    "expression_votes": _votes,
+    "compound_expression": _word(COMPOUND_EXPRESSIONS),
     "action_units": _mapping(_action_unit),
     "attributes": _mapping(_attribute),
     "age": lambda value: _number(value, 0, 130),

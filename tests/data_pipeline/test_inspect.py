@@ -83,7 +83,7 @@ def test_a_known_folder_is_named_read_and_compared(toy):
     assert "anger 1" in found.text
     assert "no face" in found.text
     assert "list.txt:3" in found.text
-    assert "all 3 files listed, 0 missing or empty" in found.text
+    assert "3 files listed, all looked for, 0 missing or empty" in found.text
 
 
 def test_every_protocol_is_read_and_units_come_by_number(toy):

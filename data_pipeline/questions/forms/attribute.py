@@ -12,10 +12,13 @@ from data_pipeline.questions.forms.base import (
     Item,
     Labels,
     capitalised,
+    either,
     form,
     shuffled,
     yes_no,
 )
+
+MOST_COMPARED = 3  # questions a face gets of each form that sets attributes side by side
 
 
 @form("attribute/yes_no", "attribute", "question", "phrase", "word")
@@ -46,3 +49,33 @@ def _attribute_choice(labels: Labels, context: Context) -> Iterator[Item]:
             options = shuffled([row.value for row in asked], context, group)
             fields = {"group": group.replace("_", " "), "options": ", ".join(options)}
             yield Item(group, true[0], fields, options)
+
+
+def _one_of(labels: Labels, context: Context, fewest: int, most: int) -> Iterator[Item]:
+    """One attribute the face has among others it has not, shuffled.
+
+    Training only: the options differ from face to face, so no score could be kept of them.
+    """
+    known = labels.get("attributes", {})
+    asked = sorted(known.keys() - set(context.held_out))
+    absent = [name for name in asked if not known[name]]
+    if not context.key or len(absent) < fewest:
+        return
+    present = shuffled([name for name in asked if known[name]], context, f"present {most}")
+    for name in present[:MOST_COMPARED]:
+        others = shuffled(absent, context, f"beside {name} {most}")[:most]
+        phrases = [attribute(one).phrase for one in (name, *others)]
+        options = shuffled(phrases, context, f"order {name} {most}")
+        yield Item(name, attribute(name).phrase, {"options": either(options)}, options)
+
+
+@form("attribute/compare", "attribute_compare", "options")
+def _attribute_compare(labels: Labels, context: Context) -> Iterator[Item]:
+    """Two attributes of which the face has one."""
+    yield from _one_of(labels, context, 1, 1)
+
+
+@form("attribute/options", "attribute_options", "options")
+def _attribute_options(labels: Labels, context: Context) -> Iterator[Item]:
+    """Three or four attributes of which the face has one."""
+    yield from _one_of(labels, context, 2, 3)

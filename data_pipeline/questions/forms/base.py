@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,6 +67,7 @@ class Context:
         key: seeds shuffled options; ``canonical`` order when empty.
         caption: the record's caption, or empty.
         held_out: attributes that may not show up among options.
+        unknown: names that are asked even where they are not labelled.
     """
 
     classes: tuple[str, ...] = BASIC7
@@ -77,6 +78,7 @@ class Context:
     key: str = ""
     caption: str = ""
     held_out: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,24 @@ def yes_no(flag: bool) -> str:
     return YES_NO[0] if flag else YES_NO[1]
 
 
-def number(name: str, value: float, grid: Grid, context: Context) -> Item:
+@cache
+def in_units(number: int, unit: str) -> str:
+    """Return a whole number with its unit (``1 year``, ``-14 degrees``), or alone without one."""
+    return f"{number} {unit}{'' if abs(number) == 1 else 's'}" if unit else str(number)
+
+
+def number(name: str, value: float, grid: Grid, context: Context, unit: str = "") -> Item:
     """Return the item of a number: to the unit where the set asks for it, else on the grid."""
-    answer = round(value) if context.exact else grid.nearest(value)
-    return Item(name, str(answer), {"axis": name}, grid.words, grid.values, float(value))
+    answer = in_units(round(value) if context.exact else grid.nearest(value), unit)
+    choices = tuple(in_units(point, unit) for point in grid.points) if unit else grid.words
+    return Item(name, answer, {"axis": name}, choices, grid.values, float(value))
+
+
+def listed(parts: Sequence[str], last: str = " and ") -> str:
+    """Return parts as a list in a sentence: ``AU1, AU4 and AU15``."""
+    return last.join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
+
+
+def either(options: Sequence[str]) -> str:
+    """Return options as one chooses among them: ``a hat, a beard or bangs``."""
+    return listed(options, " or ")

@@ -15,6 +15,12 @@ def _age_years(labels: Labels, context: Context) -> Iterator[Item]:
         yield number("all", labels["age"], context.age, context)
 
 
+@form("age/units", "age_units")
+def _age_units(labels: Labels, context: Context) -> Iterator[Item]:
+    if "age" in labels:
+        yield number("all", labels["age"], context.age, context, "year")
+
+
 @form("age/band", "age_band")
 def _age_band(labels: Labels, context: Context) -> Iterator[Item]:
     band = labels.get("age_band")

@@ -16,6 +16,14 @@ def _pose(labels: Labels, context: Context) -> Iterator[Item]:
             yield number(axis, pose[axis], context.pose, context)
 
 
+@form("head_pose/units", "head_pose_units", "axis")
+def _pose_units(labels: Labels, context: Context) -> Iterator[Item]:
+    pose = labels.get("head_pose", {})
+    for axis in POSE_AXES:
+        if axis in pose and context.pose.holds(pose[axis]):
+            yield number(axis, pose[axis], context.pose, context, "degree")
+
+
 # what a positive, a zero and a negative angle look like in the picture
 POSE_WORDS = {
     "yaw": ("left", "straight", "right"),
