@@ -14,14 +14,14 @@ from face_mllm.errors import UserError
 
 GENDERS = ("male", "female")
 POSE_AXES = ("yaw", "pitch", "roll")
-SHARE_SLACK = 0.01  # shares are often rounded
 
 
 def validate_labels(labels: dict[str, Any]) -> list[str]:
     """Return what is wrong with ``labels``, nothing when all is well.
 
     Checked: canonical words, AU names and ranges (0-5), booleans, ages 0-130, degrees within
-    +-180, facial actions within 0-1. Keys outside the contract are reported too.
+    +-180, facial actions within 0-1, vote shares that sum to at most 1. Keys outside the contract
+    are reported too.
     """
     problems: list[str] = []
     for key, value in labels.items():
@@ -83,25 +83,25 @@ def _pose(name: str, value: Any) -> Iterator[str]:
     yield from _number(value, -180, 180)
 
 
-def _vote(name: str, value: Any) -> Iterator[str]:
-    if name not in EXPRESSIONS:
-        yield f"not one of {', '.join(EXPRESSIONS)}"
-    yield from _number(value, 0, 1)
-
-
-def _votes(value: Any) -> Iterator[str]:
-    problems = list(_mapping(_vote)(value))
-    yield from problems
-    if not problems and sum(value.values()) > 1 + SHARE_SLACK:
-        yield f"shares sum to {sum(value.values()):.4g}, more than 1"
-
-
 def _band(value: Any) -> Iterator[str]:
     try:
         if canonical_band(value) != value:
             yield f"write it as {canonical_band(value)}"
     except UserError as error:
         yield error.message
+
+
+def _share(name: str, value: Any) -> Iterator[str]:
+    if name not in EXPRESSIONS:
+        yield f"not one of {', '.join(EXPRESSIONS)}"
+    yield from _number(value, 0, 1)
+
+
+def _votes(value: Any) -> Iterator[str]:
+    problems = list(_mapping(_share)(value))
+    yield from problems
+    if not problems and sum(value.values()) > 1 + 1e-6:
+        yield f"shares sum to {sum(value.values()):g}, more than 1"
 
 
 def _anything(value: Any) -> Iterator[str]:
