@@ -1,13 +1,16 @@
 import csv
+import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from source_fixtures import picture
+from source_fixtures import fixtures, picture
 
 from data_pipeline import sources as registry
 from data_pipeline.inspect import Pictures, candidates, inspect
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import FaceRecord
+from data_pipeline.sources import get_source
 from data_pipeline.sources.base import Dropped, Source, Variant
 from face_mllm.cli import main
 from face_mllm.errors import UserError
@@ -192,10 +195,44 @@ def test_generic_sources_on_the_command_line(faces, capsys):
         (["FOLDER", "--source", "synth", "--protocol", "no/such"], "no protocol 'no/such'"),
         (["FOLDER", "--source", "synth"], "parquet shards"),
         (["folder", "FOLDER", "--source", "table"], "SOURCE and ROOT"),
-        (["FOLDER"], "no reader recognises it"),
+        (["FOLDER/train/happy"], "no reader recognises it"),
     ],
 )
 def test_bad_input_exits_with_two(faces, capsys, words, said):
     words = [word.replace("FOLDER", str(faces.folder)) for word in words]
     assert main(["data", "inspect", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+DETECTING = [module for module in fixtures() if get_source(module.NAME).detect]
+
+
+@pytest.mark.parametrize("module", DETECTING, ids=lambda module: module.NAME)
+def test_every_fixture_is_known_by_its_own_reader(module, tmp_path):
+    """Others may know it too: FERPlus holds fer2013.csv, class folders look alike."""
+    module.write(tmp_path)
+    assert module.NAME in [source.name for source, _ in candidates(tmp_path)]
+
+
+def test_no_reader_claims_or_stumbles_over_what_is_none_of_it(tmp_path):
+    table = tmp_path / "faces.csv"
+    table.write_text("file,mood\n1.png,happy\n")
+    (tmp_path / "notes" / "more").mkdir(parents=True)
+    picture(tmp_path / "1.png")
+    for root in (tmp_path, table, tmp_path / "1.png", tmp_path / "notes"):
+        assert candidates(root) == []
+
+
+@pytest.mark.parametrize("module", list(fixtures()), ids=lambda module: module.NAME)
+def test_every_fixture_is_inspected(module, tmp_path):
+    """The report holds every face and every row left out of each case."""
+    module.write(tmp_path)
+    for case in module.CASES:
+        reader = get_source(module.NAME)
+        options = [f"{key}={json.dumps(value)}" for key, value in case.options.items()]
+        found = inspect(tmp_path, reader.name, protocol=case.protocol, overrides=options)
+        (reading,) = found.readings
+        assert reading.error == ""
+        assert reading.found == Counter(split for split, _ in case.records.values())
+        assert reading.drops.counts == case.dropped
+        assert reading.protocol.name in found.text
