@@ -115,12 +115,14 @@ class _Job:
 
     def _taken(self, ready: Ready, account: Account) -> Iterator[FaceRecord]:
         """Yield the records that pass every check and fall under ``take``."""
-        for row in ready.source.read_rows(ready.root, ready.options):
+        for row in ready.source.read_rows(ready.root, ready.options, ready.protocol):
             account.read += 1
             if isinstance(row, FaceRecord) and not self._takes(row, ready, account):
                 account.not_taken += 1
                 continue
             checked = row if isinstance(row, Dropped) else self._checked(row)
+            if isinstance(checked, FaceRecord) and not checked.licence:
+                checked = replace(checked, licence=ready.source.licence)
             if isinstance(checked, Dropped):
                 account.drops.add(checked)
                 continue

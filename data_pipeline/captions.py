@@ -15,18 +15,9 @@ from typing import Any
 
 from data_pipeline.labels.action_units import AULabel, is_active, parse_action_unit
 from data_pipeline.labels.attributes import attribute
+from data_pipeline.labels.expressions import ADJECTIVES
 from data_pipeline.labels.leaks import canonical_held_out, mentions
 
-ADJECTIVES: dict[str, str] = {
-    "neutral": "neutral",
-    "happiness": "happy",
-    "sadness": "sad",
-    "surprise": "surprised",
-    "fear": "fearful",
-    "disgust": "disgusted",
-    "anger": "angry",
-    "contempt": "contemptuous",
-}
 GRADES = ("", "trace of", "slight", "marked", "strong", "extreme")  # FACS grades A to E in words
 FRONTAL_DEGREES = 8.0  # within this the head counts as facing the camera
 SHORT_WORDS = 24  # with SmolLM2's tokenizer this stays within 30 tokens

@@ -54,7 +54,7 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
         "source": entry.source,
         "root": str(entry.root),
         "fingerprint": fingerprint(ready.root),
-        "protocol": ready.protocol,
+        "protocol": ready.protocol.name,
         "options": ready.options.model_dump(mode="json", exclude_defaults=True),
         "licences": dict(sorted(account.licences.items())),
         "tasks": list(entry.tasks) if entry.tasks is not None else None,

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_pipeline.labels.leaks import canonical_held_out
+from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
 from data_pipeline.sources import Source, SourceOptions, get_source
 from face_mllm.configio import load_yaml_model, validate_model
@@ -125,7 +126,7 @@ class Ready:
     source: Source
     options: SourceOptions
     root: Path
-    protocol: str
+    protocol: Protocol
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,13 @@ def parse_answer(
         text: what the model said.
         choices: the closed answer set.
         values: what the choices stand for; given, the answer is read as a number,
-            in their range give or take half of it.
+            in their range give or take half of it, or as a choice where words carry the number
+            or its sign ("right 30" for -30, "trace" for 1).
         synonyms: choice -> further words for it.
     """
     folded = text.casefold().replace("\u2019", "'")
     if values:
-        return _number(folded, min(values), max(values))
+        return _value(folded, choices, values)
     if is_binary(choices):
         return _binary(folded, choices[0].casefold())
     return _choice(folded, choices, synonyms or {})
@@ -43,6 +44,15 @@ def _binary(text: str, positive: str) -> float | None:
     """The first of yes, the thing's own name, or a negation, as a whole word."""
     found = re.search(rf"(?P<yes>\b(?:yes|{re.escape(positive)})\b)|{_NEGATION.pattern}", text)
     return None if found is None else float(found["yes"] is None)
+
+
+def _value(text: str, choices: Sequence[str], values: Sequence[float]) -> float | None:
+    low, high = min(values), max(values)
+    plain = all(_number(c, low, high) == v for c, v in zip(choices, values, strict=True))
+    if plain or _NUMBER.fullmatch(text.strip(" .")):
+        return _number(text, low, high)
+    at = _choice(text, choices, {})
+    return None if at is None else values[int(at)]
 
 
 def _number(text: str, low: float, high: float) -> float | None:

@@ -84,3 +84,54 @@ def sources() -> None:
     from data_pipeline.sources import describe_sources
 
     typer.echo(describe_sources())
+
+
+@data_app.command()
+def inspect(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SOURCE] ROOT [key=value]",
+            help="The folder or file as downloaded; options of the source.",
+        ),
+    ],
+    source: Annotated[
+        str | None, typer.Option("--source", help="Reader; recognised if not given.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Read by this one; the default if not given.")
+    ] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="Read by every protocol of the source.")
+    ] = False,
+) -> None:
+    """Name the dataset in a folder and compare it with the published counts; exit 1 if it differs.
+
+    Counts faces per split, labels and unknowns, rows left out, and pictures that are missing.
+    """
+    from data_pipeline.inspect import inspect as run
+
+    root, name, overrides = _inspected(words, source)
+    with terminal_progress("inspecting") as progress:
+        found = run(
+            root,
+            name,
+            protocol=protocol,
+            every_protocol=protocols,
+            overrides=overrides,
+            progress=progress,
+        )
+    typer.echo(found.text)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _inspected(words: list[str], source: str | None) -> tuple[str, str | None, list[str]]:
+    """Split the arguments into root, source and options; a root may hold a ``=`` itself."""
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    places = [word for word in words if word not in overrides]
+    if len(places) == 1:
+        return places[0], source, overrides
+    if len(places) == 2 and source in (None, places[0]):
+        return places[1], places[0], overrides
+    raise typer.BadParameter("give one ROOT, or SOURCE and ROOT")

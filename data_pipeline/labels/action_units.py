@@ -21,6 +21,9 @@ ACTIVE_THRESHOLD = 2.0
 INTENSITIES: tuple[str, ...] = ("0", "1", "2", "3", "4", "5")
 """FACS grades: absent, then A (trace) to E (maximum)."""
 
+GRADE_WORDS: tuple[str, ...] = ("absent", "trace", "slight", "marked", "severe", "maximum")
+"""The same grades in the words of the FACS manual."""
+
 AULabel = float | int | bool
 
 _AU_NAME = re.compile(r"^\s*(?:AU)?[\s_-]*0*(\d{1,2})\s*$", re.IGNORECASE)

@@ -12,14 +12,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_pipeline.labels.expressions import CLASS_SETS
 from data_pipeline.questions.forms import AGE_GRID, FORMS, POSE_GRID, Context, Grid
+from data_pipeline.questions.unknown import canonical_name
 from face_mllm.configio import read_yaml, validate_model
 from face_mllm.errors import UserError
 
 HERE = Path(__file__).parent
+LATER = ("ask_unknown", "no_per_yes")
 
 
 class _Strict(BaseModel):
@@ -63,6 +65,10 @@ class QuestionSet(_Strict):
         expression_classes: the class set of expression questions.
         active_threshold: smallest AU intensity that counts as active.
         exact_numbers: answer numbers to the unit instead of to the grid.
+        ask_unknown: names (``AU12``, ``eyeglasses``, ``yaw``, ``age``) that are asked where they
+            are not labelled, with the answer "cannot be told"; none by default.
+        no_per_yes: of a face's yes/no questions of one form, keep at most this many answered "no"
+            for each "yes", and one where there is no "yes"; None keeps all.
         captions: length of captions written from labels (``short``: within 30 LLM tokens).
         grids: numeric choices for scoring and rounding.
         templates: wordings by form key; those missing come from the shipped files.
@@ -73,6 +79,8 @@ class QuestionSet(_Strict):
     expression_classes: Literal["basic7", "canonical8"] = "basic7"
     active_threshold: float = Field(default=2.0, gt=0, le=5)
     exact_numbers: bool = False
+    ask_unknown: tuple[str, ...] = ()
+    no_per_yes: float | None = Field(default=None, gt=0)
     captions: Literal["short", "long"] = "short"
     grids: Grids = Grids()
     templates: dict[str, Wording] = {}
@@ -105,6 +113,14 @@ class QuestionSet(_Strict):
             ) from error
         return validate_model(stored, cls, "manifest.json: question_set")
 
+    @field_validator("ask_unknown")
+    @classmethod
+    def _canonical(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(dict.fromkeys(map(canonical_name, names)))
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
     def _completed(self, name: str) -> QuestionSet:
         for key in (*self.forms, *self.templates):
             _check_form(key, name)
@@ -116,7 +132,11 @@ class QuestionSet(_Strict):
     @cached_property
     def hash(self) -> str:
         """First 16 hex digits of the sha256 of all settings and wordings."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        settings = self.model_dump(mode="json")
+        for name in LATER:  # unset, they leave older sets their hash
+            if not settings[name]:
+                del settings[name]
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
@@ -132,6 +152,7 @@ class QuestionSet(_Strict):
             exact=self.exact_numbers,
             age=self.grids.age,
             pose=self.grids.head_pose,
+            unknown=self.ask_unknown,
         )
 
     def context(self, key: str = "", caption: str = "", held_out: tuple[str, ...] = ()) -> Context:

@@ -7,13 +7,14 @@ record never changes the words of the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import canonical_held_out, mentions
 from data_pipeline.questions.forms import FORMS, NO, YES_NO, Context, Item, digest
 from data_pipeline.questions.question_set import QuestionSet, Wording, load_set
+from data_pipeline.questions.unknown import unknown_items
 from data_pipeline.records import QA
 
 ZERO_SHOT = "zero_shot_attribute"
@@ -67,7 +68,8 @@ def render_questions(
     context = chosen.context(f"{seed}/{key}", caption, held)
     return tuple(
         qa
-        for form, wording, item in _items(labels, chosen, context, tasks)
+        for form, wording, items in _items(labels, chosen, context, tasks)
+        for item in _thinned(form, items, chosen.no_per_yes, context)
         if (qa := _qa(form, wording, item, chosen, context))
     )
 
@@ -89,10 +91,11 @@ def closed_questions(
     chosen = _resolve(question_set)
     held = canonical_held_out(held_out)
     wanted = None if tasks is None else set(tasks)
-    context = chosen.context(held_out=held)
+    context = replace(chosen.context(held_out=held), unknown=())  # nothing to score there
     found = [
         question
-        for form, wording, item in _items(labels, chosen, context, None)
+        for form, wording, items in _items(labels, chosen, context, None)
+        for item in items
         if item.choices and (question := _closed(form, wording, item, held))
     ]
     found += _zero_shot(labels, chosen, held)
@@ -105,14 +108,28 @@ def _resolve(question_set: QuestionSet | str) -> QuestionSet:
 
 def _items(
     labels: dict[str, Any], chosen: QuestionSet, context: Context, tasks: Iterable[str] | None
-) -> Iterator[tuple[str, Wording, Item]]:
+) -> Iterator[tuple[str, Wording, list[Item]]]:
+    """Yield form, wordings and items of every form that is asked."""
     wanted = None if tasks is None else set(tasks)
-    for form in chosen.forms:
-        if wanted is None or form.split("/")[0] in wanted:
-            wording = chosen.templates[form]
-            for item in FORMS[form].build(labels, context):
-                if not (FORMS[form].task == "attribute" and item.name in context.held_out):
-                    yield form, wording, item
+    for key in chosen.forms:
+        if wanted is None or key.split("/")[0] in wanted:
+            form = FORMS[key]
+            items = [*form.build(labels, context), *unknown_items(form, labels, context)]
+            held_out = context.held_out if form.task == "attribute" else ()
+            yield key, chosen.templates[key], [i for i in items if i.name not in held_out]
+
+
+def _thinned(
+    form: str, items: list[Item], no_per_yes: float | None, context: Context
+) -> list[Item]:
+    """Leave out yes/no questions answered no beyond the set's ratio; chance decides which."""
+    if no_per_yes is None:
+        return items
+    binary = [item for item in items if item.choices[1:] == (NO,)]
+    denied = [item.name for item in binary if item.answer == NO]
+    limit = max(1, int(no_per_yes * (len(binary) - len(denied))))
+    gone = set(sorted(denied, key=lambda name: digest(context.key, "thin", form, name))[limit:])
+    return [item for item in items if not (item.answer == NO and item.name in gone)]
 
 
 def _clean(wording: Wording, item: Item, held_out: tuple[str, ...]) -> list[str]:
@@ -127,7 +144,7 @@ def _qa(
     form: str, wording: Wording, item: Item, chosen: QuestionSet, context: Context
 ) -> QA | None:
     texts = _clean(wording, item, context.held_out)
-    leaking = item.choices and mentions(item.answer, context.held_out)
+    leaking = context.held_out and mentions(item.answer, context.held_out)
     if not texts or leaking:
         return None
     draw = digest(context.key, form, item.name)

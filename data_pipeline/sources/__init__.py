@@ -11,7 +11,14 @@ from functools import cache
 from rich.table import Table
 from rich.text import Text
 
-from data_pipeline.sources.base import Dropped, Source, SourceOptions, fingerprint, hash_split
+from data_pipeline.sources.base import (
+    Dropped,
+    Source,
+    SourceOptions,
+    Variant,
+    fingerprint,
+    hash_split,
+)
 from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
 
@@ -19,10 +26,12 @@ __all__ = [
     "Dropped",
     "Source",
     "SourceOptions",
+    "Variant",
     "describe_sources",
     "fingerprint",
     "get_source",
     "hash_split",
+    "markdown_table",
     "sources",
 ]
 
@@ -58,3 +67,21 @@ def describe_sources() -> str:
         protocols = ", ".join(source.protocols) or "named by the recipe"
         table.add_row(source.name, Text(source.summary), Text(protocols))
     return rendered(table)
+
+
+def markdown_table() -> str:
+    """Return the registry as the table of ``docs/readers.md``; default protocols stand first."""
+    lines = [
+        "| source | reads | protocols | licence | shares pictures with |",
+        "|---|---|---|---|---|",
+    ]
+    for source in sources().values():
+        protocols = ", ".join(f"`{name}`" for name in source.protocols) or "named by the recipe"
+        cells = (f"`{source.name}`", source.summary, protocols, source.licence)
+        overlaps = ", ".join(f"`{name}`" for name in source.overlaps)
+        lines.append("| " + " | ".join(_cell(text) for text in (*cells, overlaps)) + " |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -2,7 +2,9 @@
 
 A new dataset is one file in this package that ends in ``SOURCE = Source(...)``; nothing else has
 to know it. A reader yields records without questions and :class:`Dropped` for every row it
-leaves out, so the manifest can account for each one.
+leaves out, so the manifest can account for each one. What is data about a dataset, is data:
+its protocols (splits, folds, thresholds, published counts) in ``data_pipeline/protocols/NAME.yaml``
+and its label codes in ``data_pipeline/labels/codes/NAME.yaml``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from data_pipeline.protocols import Protocol
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import FaceRecord
 from face_mllm.errors import UserError
@@ -63,29 +66,52 @@ Rows = Iterator[FaceRecord | Dropped]
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What a reader recognised under a root, without reading the images.
+
+    Args:
+        name: which distribution, in words ("2021 release, npy annotations").
+        missing: files or folders that belong to it and are not there, relative to the root.
+        notes: what else a user should know ("list file spelt list_partition_label.txt").
+    """
+
+    name: str
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Source:
     """A registered reader.
 
     Args:
         name: as recipes write it.
         summary: one line for ``data sources``.
-        read_rows: (root, options) -> records without qa, and dropped rows.
+        read_rows: (root, options, protocol) -> records without qa, and dropped rows.
         options: the options model.
-        protocols: protocol name -> what it means; the first is the default. Empty when the
-            recipe names its own (generic sources).
+        protocols: protocol name -> its description and settings; the first is the default. Empty
+            when the recipe names its own (generic sources).
         default_protocol: (options) -> name recorded when the recipe gives none and
             ``protocols`` is empty.
+        detect: root -> the variant recognised there, None when this is another dataset. Cheap:
+            looks at names and heads of files only.
+        licence: licence class of the dataset, stored with every record unless the recipe says
+            otherwise.
+        overlaps: names of sources whose pictures it shares ("fer2013" for MMAFEDB).
     """
 
     name: str
     summary: str
-    read_rows: Callable[[Path, Any], Rows]
+    read_rows: Callable[[Path, Any, Protocol], Rows]
     options: type[SourceOptions] = SourceOptions
-    protocols: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
     default_protocol: Callable[[Any], str] | None = None
+    detect: Callable[[Path], Variant | None] | None = None
+    licence: str = ""
+    overlaps: tuple[str, ...] = ()
 
-    def protocol(self, asked: str | None, options: SourceOptions) -> str:
-        """Return the protocol to record.
+    def protocol(self, asked: str | None, options: SourceOptions) -> Protocol:
+        """Return the protocol to read by and to record.
 
         Raises:
             UserError: when this source documents its protocols and ``asked`` is none of them.
@@ -95,11 +121,10 @@ class Source:
                 f"source {self.name!r} has no protocol {asked!r}",
                 f"choose from {', '.join(self.protocols)}",
             )
-        if asked:
-            return asked
-        if self.default_protocol:
-            return self.default_protocol(options)
-        return next(iter(self.protocols), self.name)
+        if not self.protocols:
+            given = self.default_protocol(options) if self.default_protocol else self.name
+            return Protocol(name=asked or given)
+        return self.protocols[asked or next(iter(self.protocols))]
 
 
 def canonical_split(word: object) -> str | None:

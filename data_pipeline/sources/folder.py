@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from data_pipeline.labels.expressions import canonical_expression
 from data_pipeline.labels.validate import GENDERS
+from data_pipeline.protocols import Protocol
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources.base import (
     HASH_SPLIT,
@@ -42,7 +43,7 @@ class FolderOptions(SourceOptions):
     split: Annotated[str, AfterValidator(check_split_rule)] = HASH_SPLIT
 
 
-def read_rows(root: Path, options: FolderOptions) -> Rows:
+def read_rows(root: Path, options: FolderOptions, protocol: Protocol) -> Rows:
     """Yield one record per picture, classes by folder name.
 
     Raises:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import SPLITS, iter_records, shards_of
 from data_pipeline.sources.base import Rows, Source, SourceOptions
 from face_mllm.errors import UserError
 
 
-def read_rows(root: Path, options: SourceOptions) -> Rows:
+def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
     """Yield the faces of a records folder with their own ids, splits and subjects.
 
     Raises:
@@ -35,5 +36,5 @@ SOURCE = Source(
     name="records",
     summary="a dataset folder built by this package; questions are rendered anew",
     read_rows=read_rows,
-    protocols={"records/as-built": "splits and labels as the folder has them"},
+    protocols=protocols("records"),
 )

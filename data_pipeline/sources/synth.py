@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data_pipeline.protocols import protocols
 from data_pipeline.sources.base import Source
 from data_pipeline.sources.records import read_rows
 
@@ -9,5 +10,5 @@ SOURCE = Source(
     name="synth",
     summary="faces rendered by `face-mllm data synth`, labels exact by construction",
     read_rows=read_rows,
-    protocols={"synth/identity-split": "identities disjoint between splits; AU active at >= 2"},
+    protocols=protocols("synth"),
 )

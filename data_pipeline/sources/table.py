@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from data_pipeline.protocols import Protocol
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources.base import (
     HASH_SPLIT,
@@ -99,7 +100,7 @@ class TableOptions(SourceOptions):
     reference_year: int | None = None
 
 
-def read_rows(root: Path, options: TableOptions) -> Rows:
+def read_rows(root: Path, options: TableOptions, protocol: Protocol) -> Rows:
     """Yield one record per row of the table at ``root``.
 
     Raises:

@@ -1,7 +1,6 @@
 """Expressions as compositions of action units, with the variation of real faces.
 
-Prototypes after EMFACS (Friesen & Ekman 1983) and the unit frequencies Du, Tao & Martinez (2014,
-PNAS 111, table 1) report for posed basic emotions; contempt after Matsumoto & Ekman (2004).
+The prototypes are those of ``data_pipeline/labels/prototypes.py``.
 """
 
 from __future__ import annotations
@@ -10,19 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from data_pipeline.labels.prototypes import PROTOTYPES
 from data_pipeline.synth.actions import actions_for
 
-# expression -> unit -> probability that the unit takes part
-PROTOTYPES: Mapping[str, Mapping[str, float]] = {
-    "neutral": {},
-    "happiness": {"AU12": 1.0, "AU6": 0.85, "AU25": 0.5},
-    "sadness": {"AU1": 0.95, "AU4": 0.75, "AU15": 0.95, "AU17": 0.5},
-    "surprise": {"AU1": 0.97, "AU2": 0.97, "AU5": 0.8, "AU26": 0.93},
-    "fear": {"AU1": 0.95, "AU4": 0.85, "AU20": 0.92, "AU5": 0.75, "AU2": 0.45, "AU25": 0.5},
-    "disgust": {"AU9": 0.95, "AU10": 0.85, "AU4": 0.3, "AU17": 0.4},
-    "anger": {"AU4": 1.0, "AU7": 0.85, "AU24": 0.85, "AU5": 0.15, "AU17": 0.25},
-    "contempt": {"AU14": 0.95, "AU12": 0.6},
-}
 SHARES: Mapping[str | None, float] = {
     **dict.fromkeys(
         ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"), 0.098

@@ -28,7 +28,8 @@ def write_csv(path, rows, encoding="utf-8", newline="\n"):
 
 def read(name, root, **options):
     source = get_source(name)
-    return list(source.read_rows(root, source.options(**options)))
+    chosen = source.options(**options)
+    return list(source.read_rows(root, chosen, source.protocol(None, chosen)))
 
 
 def table(root, columns, **options):
@@ -45,13 +46,13 @@ def test_registry_finds_every_file_and_names_the_nearest():
 
 def test_protocols_are_checked_where_a_source_documents_them():
     source = get_source("synth")
-    assert source.protocol(None, source.options()) == "synth/identity-split"
+    assert source.protocol(None, source.options()).name == "synth/identity-split"
     with pytest.raises(UserError, match="no protocol 'own'"):
         source.protocol("own", source.options())
     own = get_source("table")
     options = own.options(columns={"image": "i"})
-    assert own.protocol(None, options) == "table/hash-80-10-10"
-    assert own.protocol("mine/v1", options) == "mine/v1"
+    assert own.protocol(None, options).name == "table/hash-80-10-10"
+    assert own.protocol("mine/v1", options).name == "mine/v1"
 
 
 # --- splits

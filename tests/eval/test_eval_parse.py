@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from data_pipeline.labels.action_units import GRADE_WORDS
 from data_pipeline.labels.expressions import BASIC7, SYNONYMS
+from data_pipeline.questions.forms import pose_words
 from eval.parse import parse_answer
 
 YES_NO = ("yes", "no")
@@ -74,3 +76,25 @@ def test_expression_drops_negated_clauses_and_has_no_default(said, expected):
 )
 def test_numbers_are_the_first_in_range(said, values, expected):
     assert parse_answer(said, [f"{value:.0f}" for value in values], values) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("right 30", -30),
+        ("Left 30.", 30),
+        ("The head is turned right 10 degrees", -10),
+        ("straight", 0),
+        ("-20", -20),
+        ("right 33", None),  # no choice: its sign would be lost
+        ("", None),
+    ],
+)
+def test_numbers_put_in_words_keep_their_sign(said, expected):
+    choices = tuple(pose_words("yaw", int(value)) for value in POSE_VALUES)
+    assert parse_answer(said, choices, POSE_VALUES) == expected
+
+
+@pytest.mark.parametrize(("said", "expected"), [("Marked.", 3), ("absent", 0), ("strong", None)])
+def test_grade_words_are_read_as_grades(said, expected):
+    assert parse_answer(said, GRADE_WORDS, tuple(map(float, range(6)))) == expected

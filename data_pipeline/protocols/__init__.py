@@ -1,0 +1,45 @@
+"""Protocols as data: ``NAME.yaml`` says how a dataset is split and how its labels become targets.
+
+Each file maps protocol name to ``about`` (one line), ``published`` (split -> number of faces as the
+literature counts them, where known), ``source`` (paper or public file) and ``settings`` (whatever
+the reader needs: fold lists, thresholds, kept classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+FOLDER = Path(__file__).parent
+
+
+class Protocol(BaseModel):
+    """A named way to split a dataset and to turn its raw labels into targets.
+
+    Args:
+        name: recorded in the manifest and beside every result (``disfa/3fold-ge2-fold1``).
+        about: one line.
+        published: split -> faces as published; ``data inspect`` compares with it.
+        source: where the protocol or its counts come from.
+        settings: what the reader needs to carry it out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    about: str = ""
+    published: Mapping[str, int] = Field(default_factory=dict)
+    source: str = ""
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+
+
+@cache
+def protocols(source: str) -> Mapping[str, Protocol]:
+    """Return the protocols of a source in file order; the first is its default."""
+    raw = yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
+    return {name: Protocol(name=name, **(row or {})) for name, row in raw.items()}
