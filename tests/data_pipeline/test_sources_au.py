@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import scipy.io
+from pydantic import ValidationError
+from source_fixtures import disfa, picture
 
+from data_pipeline.records import FaceRecord
+from data_pipeline.sources import Dropped, get_source
 from data_pipeline.sources._mat import load_mat
 from face_mllm.errors import UserError
+
+SN_OF_DISFAPLUS = [f"SN{n:03d}" for n in (1, 3, 4, 7, 9, 10, 13, 25, 27)]
+
+
+def written(module, root):
+    """Write the fixture of a reader."""
+    importlib.import_module(f"source_fixtures.{module}").write(root)
+    return root
+
+
+def read(name, root, protocol=None, **options):
+    source = get_source(name)
+    options = source.options(**options)
+    return list(source.read_rows(root, options, source.protocol(protocol, options)))
+
+
+def records(rows):
+    return [row for row in rows if isinstance(row, FaceRecord)]
+
 
 # --- MATLAB files
 
@@ -68,3 +93,98 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, write, package
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install 'face-mllm\[readers\]'"):
         load_mat(path)
+
+
+# --- DISFA
+
+
+def test_disfa_offset_is_asked_for_and_checked(tmp_path):
+    root = written("disfa", tmp_path)
+    with pytest.raises(ValidationError, match="frame_offset"):
+        read("disfa", root)
+    with pytest.raises(UserError, match=r"SN001.* 4 pictures numbered 0 to 3.*frame_offset: -1"):
+        read("disfa", root, frame_offset=0)
+    with pytest.raises(UserError, match=r"label frames are -1 to 1.*frame_offset: -1"):
+        read("disfa", root, frame_offset=-2)
+
+
+def test_disfa_frames_named_as_ffmpeg_counts(tmp_path):
+    disfa.write_labels(tmp_path, "SN001")
+    for number in (1, 2, 3):
+        picture(tmp_path / "Frames" / "SN001" / f"SN001_{number:04d}.jpg")
+    found = read("disfa", tmp_path / "ActionUnit_Labels", frame_offset=0)
+    assert [Path(row.image).name for row in found] == [f"SN001_000{n}.jpg" for n in (1, 2, 3)]
+    assert get_source("disfa").detect(tmp_path).notes == (
+        "Frames: first picture 1 (frame_offset 0)",
+    )
+
+
+def test_disfa_reads_one_camera(tmp_path):
+    root = written("disfa", tmp_path)
+    picture(root / "Images" / "Right" / "SN001" / "0.png")
+    with pytest.raises(UserError, match="frames in Frames, Images/Right; both cameras"):
+        read("disfa", root, frame_offset=-1)
+    assert len(records(read("disfa", root, frame_offset=-1, images="Images/Right"))) == 1
+
+
+def test_disfa_labels_must_be_whole(tmp_path):
+    root = written("disfa", tmp_path)
+    folder = root / "ActionUnit_Labels" / "SN001"
+    (folder / "SN001_au12.txt").write_text("1,0\n2,7\n")
+    with pytest.raises(UserError, match=r"SN001_au12\.txt: line 2: '2,7'"):
+        read("disfa", root, frame_offset=-1)
+    (folder / "SN001_au12.txt").write_text("1,0\n3,2\n")
+    found = read("disfa", root, frame_offset=-1)
+    assert Dropped("frame is not in the file of every unit", "SN001 frame 2") in found
+    (folder / "SN001_au12.txt").unlink()
+    with pytest.raises(UserError, match="SN001: no label file of AU12"):
+        read("disfa", root, frame_offset=-1)
+
+
+def test_disfa_without_frames(tmp_path):
+    disfa.write_labels(tmp_path, "SN001")
+    with pytest.raises(UserError, match="ffmpeg"):
+        read("disfa", tmp_path, frame_offset=0)
+    with pytest.raises(UserError, match="no ActionUnit_Labels"):
+        read("disfa", tmp_path / "ActionUnit_Labels" / "SN001", frame_offset=0)
+    assert get_source("disfa").detect(tmp_path).missing == (
+        "ActionUnit_Labels: 1 of 27 people",
+        "decoded frames (SN001/0.png)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "people", "folds"),
+    [("disfa", 27, ["3fold-ge2", "3fold-ge1", "3fold-12au"])],
+)
+def test_folds_cover_everyone_once_and_test_each_part_once(source, people, folds):
+    for family in folds:
+        tested = []
+        for fold in (1, 2, 3):
+            settings = get_source(source).protocols[f"{source}/{family}-fold{fold}"].settings
+            everyone = [person for part in settings["parts"].values() for person in part]
+            assert len(everyone) == len(set(everyone)) == people
+            tested += settings["test"]
+        assert sorted(tested) == sorted(settings["parts"])
+
+
+# --- DISFA+
+
+
+def test_disfaplus_people_are_people_of_disfa(tmp_path):
+    """One subject name in both sources: a person on both sides is a leak every check sees."""
+    found = records(read("disfaplus", written("disfaplus", tmp_path)))
+    assert {row.subject for row in found} == {"disfa_SN001"}
+    parts = get_source("disfa").protocols["disfa/without-disfaplus"].settings["parts"]
+    assert not set(parts["others"]) & set(SN_OF_DISFAPLUS)
+    assert len(parts["others"]) == 27 - len(SN_OF_DISFAPLUS)
+
+
+def test_disfaplus_other_pictures_and_missing_ones(tmp_path):
+    root = written("disfaplus", tmp_path)
+    (first, *_) = records(read("disfaplus", root, images="Aligned"))
+    assert first.image.endswith("Aligned/SN001/A1_AU1_TrailNo_1/000.jpg")
+    assert get_source("disfaplus").detect(root / "Labels").missing == ("Labels: 1 of 9 people",)
+    (root / "Labels" / "SN001" / "A1_AU1_TrailNo_1" / "AU9.txt").unlink()
+    with pytest.raises(UserError, match="TrailNo_1: no label file of AU9"):
+        read("disfaplus", root)
