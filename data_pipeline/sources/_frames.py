@@ -80,17 +80,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read ({error})", "unpack the labels again") from error
 
 
-def frame_grades(path: Path, separator: str | None, missing: int | None = None) -> dict[str, int]:
+def frame_grades(
+    path: Path, separator: str | None, missing: int | None = None
+) -> dict[str, int | None]:
     """Return frame -> grade 0-5 of a file with one ``frame grade`` pair a line.
 
     Args:
         separator: between the two; None for blanks.
-        missing: code of frames that were not graded; they are left out.
+        missing: code of frames that were not graded; theirs is None.
 
     Raises:
         UserError: naming file and line of anything else.
     """
-    grades: dict[str, int] = {}
+    grades: dict[str, int | None] = {}
     for number, text in read_lines(path):
         cells = [cell.strip() for cell in text.split(separator)]
         try:
@@ -99,18 +101,18 @@ def frame_grades(path: Path, separator: str | None, missing: int | None = None) 
             grade = float("nan")
         if len(cells) != 2 or grade not in (0, 1, 2, 3, 4, 5, missing):
             raise UserError(f"{path}: line {number}: {text!r} is no frame and grade 0-5")
-        if grade != missing:
-            grades[frame] = int(grade)
+        grades[frame] = None if grade == missing else int(grade)
     return grades
 
 
 def merge_units(
     files: Mapping[int, Path], separator: str | None, missing: int | None = None
 ) -> Iterator[tuple[str, dict[str, int]]]:
-    """Yield (frame, {"AU12": grade}) of one file per unit; a unit without the frame is left out."""
+    """Yield (frame, {"AU12": grade}) of one file per unit; an ungraded unit is left out."""
     tables = {f"AU{n}": frame_grades(files[n], separator, missing) for n in sorted(files)}
     for frame in dict.fromkeys(chain.from_iterable(tables.values())):
-        yield frame, {unit: grades[frame] for unit, grades in tables.items() if frame in grades}
+        found = ((unit, grades.get(frame)) for unit, grades in tables.items())
+        yield frame, {unit: grade for unit, grade in found if grade is not None}
 
 
 def unit_files(folder: Path, pattern: str, units: list[int]) -> dict[int, Path]:

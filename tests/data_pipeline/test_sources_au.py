@@ -155,7 +155,10 @@ def test_disfa_without_frames(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "people", "folds"),
-    [("disfa", 27, ["3fold-ge2", "3fold-ge1", "3fold-12au"])],
+    [
+        ("disfa", 27, ["3fold-ge2", "3fold-ge1", "3fold-12au"]),
+        ("bp4d", 41, ["3fold-occ", "3fold-int"]),
+    ],
 )
 def test_folds_cover_everyone_once_and_test_each_part_once(source, people, folds):
     for family in folds:
@@ -188,3 +191,41 @@ def test_disfaplus_other_pictures_and_missing_ones(tmp_path):
     (root / "Labels" / "SN001" / "A1_AU1_TrailNo_1" / "AU9.txt").unlink()
     with pytest.raises(UserError, match="TrailNo_1: no label file of AU9"):
         read("disfaplus", root)
+
+
+# --- BP4D
+
+
+def test_bp4d_probes_the_digits_of_each_folder(tmp_path):
+    found = {
+        row.id: Path(row.image).name for row in records(read("bp4d", written("bp4d", tmp_path)))
+    }
+    assert found["bp4d_F001_T1_0018"] == "0018.jpg"
+    assert found["bp4d_M009_T8_0007"] == "007.jpg"
+
+
+def test_bp4d_names_the_header_and_what_is_missing(tmp_path):
+    root = written("bp4d", tmp_path)
+    found = get_source("bp4d").detect(root / "AUCoding" / "AU_OCC")
+    assert "numbered columns" in found.name
+    assert found.missing == ("AUCoding/AU_OCC: 3 of 328 files",)
+    (root / "AUCoding" / "AU_OCC" / "F001_T1.csv").unlink()
+    assert "unit names" in get_source("bp4d").detect(root).name
+
+
+@pytest.mark.parametrize("row", ["18,1", "x" + ",0" * 99, "18" + ",2" * 99])
+def test_bp4d_malformed_rows_are_named(tmp_path, row):
+    path = written("bp4d", tmp_path) / "AUCoding" / "AU_OCC" / "F001_T1.csv"
+    path.write_text(",".join(map(str, range(100))) + f"\n{row}\n")
+    with pytest.raises(UserError, match=r"F001_T1\.csv: row 2 is no frame with 99 codes"):
+        read("bp4d", tmp_path)
+
+
+def test_bp4d_columns_and_unit_files_must_be_there(tmp_path):
+    root = written("bp4d", tmp_path)
+    (root / "AUCoding" / "AU_INT" / "AU12" / "F001_T1_AU12.csv").unlink()
+    with pytest.raises(UserError, match=r"F001_T1_AU12\.csv: cannot be read"):
+        read("bp4d", root, "bp4d/3fold-int-fold1")
+    (root / "AUCoding" / "AU_OCC" / "F001_T1.csv").write_text("1,1,2,4\n7,0,0,0\n")
+    with pytest.raises(UserError, match=r"F001_T1\.csv: no column of AU6"):
+        read("bp4d", root)
