@@ -229,3 +229,43 @@ def test_bp4d_columns_and_unit_files_must_be_there(tmp_path):
     (root / "AUCoding" / "AU_OCC" / "F001_T1.csv").write_text("1,1,2,4\n7,0,0,0\n")
     with pytest.raises(UserError, match=r"F001_T1\.csv: no column of AU6"):
         read("bp4d", root)
+
+
+# --- EmotioNet
+
+
+def test_emotionet_pictures_flat_and_nested(tmp_path):
+    root = written("emotionet", tmp_path)
+    first, second = records(read("emotionet", root))
+    assert first.image == str(root / "imgs" / "N_0000000001" / "N_0000000001_00001.jpg")
+    assert second.image == str(root / "imgs" / "N_0000000002_00007.jpg")
+    assert get_source("emotionet").detect(root).name == "EmotioNet FACS table"
+
+
+def test_emotionet_older_lists(tmp_path):
+    cells = ["http://a/N_0000000003_00001.jpg", "http://b", *("0" * 60)]
+    cells[2 + 11] = "1"  # AU12 is the twelfth unit
+    cells[2 + 4] = "999"
+    (tmp_path / "dataFile_0001.txt").write_text("\t".join(cells) + "\n")
+    assert get_source("emotionet").detect(tmp_path).missing
+    (row,) = read("emotionet", tmp_path)
+    units = row.labels["action_units"]
+    assert [unit for unit, active in units.items() if active] == ["AU12"]
+    assert "AU5" not in units
+    assert "AU51" not in units
+
+
+def test_emotionet_errors_name_file_and_row(tmp_path):
+    path = tmp_path / "EmotioNet_FACS.csv"
+    path.write_text("URL,URL orig,'AU 1'\nhttp://a/b.jpg,x,9\n")
+    with pytest.raises(UserError, match=r"FACS\.csv: row 2: '9' for AU1 is no code 0, 1 or 999"):
+        read("emotionet", tmp_path)
+    path.write_text("URL,URL orig,'AU 1'\nhttp://a/b.jpg,x\n")
+    with pytest.raises(UserError, match="row 2 has 2 cells"):
+        read("emotionet", path)
+    path.write_text("address,AU 1\n")
+    with pytest.raises(UserError, match="no columns URL"):
+        read("emotionet", path)
+    path.rename(tmp_path / "EmotioNet_FACS.xlsx")
+    with pytest.raises(UserError, match="save it as csv"):
+        read("emotionet", tmp_path)
