@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from data_pipeline.labels.action_units import parse_action_unit
+from data_pipeline.labels.action_units import SIDES, parse_action_unit
 from data_pipeline.labels.ages import canonical_band
 from data_pipeline.labels.attributes import snake_case
 from data_pipeline.labels.expressions import EXPRESSIONS
@@ -57,7 +57,7 @@ def _mapping(item: Callable[[str, Any], Iterator[str]]) -> Callable[[Any], Itera
     return check
 
 
-def _action_unit(name: str, value: Any) -> Iterator[str]:
+def _unit_name(name: str) -> Iterator[str]:
     try:
         unit = parse_action_unit(name)
     except UserError as error:
@@ -65,8 +65,17 @@ def _action_unit(name: str, value: Any) -> Iterator[str]:
         return
     if unit.label != name:
         yield f"write it as {unit.label}"
+
+
+def _action_unit(name: str, value: Any) -> Iterator[str]:
+    yield from _unit_name(name)
     if not isinstance(value, bool):
         yield from _number(value, 0, 5)
+
+
+def _side(name: str, value: Any) -> Iterator[str]:
+    yield from _unit_name(name)
+    yield from _word(tuple(SIDES.values()))(value)
 
 
 def _attribute(name: str, value: Any) -> Iterator[str]:
@@ -97,6 +106,7 @@ def _anything(value: Any) -> Iterator[str]:
 _CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
     "expression": _word(EXPRESSIONS),
     "action_units": _mapping(_action_unit),
+    "action_unit_sides": _mapping(_side),
     "attributes": _mapping(_attribute),
     "age": lambda value: _number(value, 0, 130),
     "age_band": _band,
