@@ -13,6 +13,7 @@ import scipy.io
 from pydantic import ValidationError
 from source_fixtures import disfa, picture
 
+from data_pipeline.labels import action_units, parse_sided_unit, validate_labels
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped, get_source
 from data_pipeline.sources._mat import load_mat
@@ -269,3 +270,63 @@ def test_emotionet_errors_name_file_and_row(tmp_path):
     path.rename(tmp_path / "EmotioNet_FACS.xlsx")
     with pytest.raises(UserError, match="save it as csv"):
         read("emotionet", tmp_path)
+
+
+# --- RAF-AU
+
+
+def test_sided_units_fold_by_name():
+    """OpenGraphAU folds by position and makes L12 a nasolabial deepener (AU11)."""
+    labels = [
+        (parse_sided_unit(text)[0].label, parse_sided_unit(text)[1]) for text in ("L12", "R1")
+    ]
+    assert labels == [("AU12", "left"), ("AU1", "right")]
+    assert parse_sided_unit("12") == (action_units()[12], None)
+    sided = [unit.number for unit in action_units().values() if unit.one_sided]
+    assert sided == [1, 2, 4, 6, 10, 12, 14]
+    with pytest.raises(UserError, match="not a FACS action unit"):
+        parse_sided_unit("L99")
+
+
+def test_sides_are_a_checked_label():
+    assert validate_labels({"action_unit_sides": {"AU12": "left"}}) == []
+    (problem,) = validate_labels({"action_unit_sides": {"AU12": "L"}})
+    assert "not one of left, right" in problem
+    (problem,) = validate_labels({"action_unit_sides": {"L12": "left"}})
+    assert "not a FACS action unit" in problem
+
+
+@pytest.mark.parametrize("line", ["0009.jpg", "0009.jpg 1+smile", "0009 1", "0009.jpg 1++2"])
+def test_rafau_malformed_lines_are_named(tmp_path, line):
+    root = written("rafau", tmp_path)
+    with (root / "RAFAU_label.txt").open("a") as file:
+        file.write(line)
+    with pytest.raises(UserError, match=r"RAFAU_label\.txt: line 6"):
+        read("rafau", root)
+
+
+def test_rafau_pictures(tmp_path):
+    root = written("rafau", tmp_path)
+    assert records(read("rafau", root))[-1].image.endswith("aligned/0004_aligned.jpg")
+    (row, *_) = records(read("rafau", root, images="original"))
+    assert row.image.endswith("original/0001.jpg")
+
+
+# --- Aff-Wild2
+
+
+def test_affwild2_finds_the_action_units_among_the_tasks(tmp_path):
+    root = written("affwild2_au", tmp_path)
+    found = get_source("affwild2_au").detect(root)
+    assert found.notes == ("annotations in Third ABAW Annotations/AU_Detection_Challenge",)
+    assert found.missing == ()
+    with pytest.raises(UserError, match="no Train_Set folder whose files begin with AU1"):
+        read("affwild2_au", root / "cropped_aligned")
+
+
+def test_affwild2_malformed_rows_are_named(tmp_path):
+    root = written("affwild2_au", tmp_path)
+    (path,) = root.rglob("1-30.txt")
+    path.write_text("AU1,AU2\n0,1\n0,2\n")
+    with pytest.raises(UserError, match=r"1-30\.txt: row 3 is not 2 codes"):
+        read("affwild2_au", root)
