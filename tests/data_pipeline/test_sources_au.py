@@ -17,6 +17,8 @@ from data_pipeline.labels import action_units, parse_sided_unit, validate_labels
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped, get_source
 from data_pipeline.sources._mat import load_mat
+from data_pipeline.sources._pose import rotation_pose
+from data_pipeline.synth.pose import pose_matrix
 from face_mllm.errors import UserError
 
 SN_OF_DISFAPLUS = [f"SN{n:03d}" for n in (1, 3, 4, 7, 9, 10, 13, 25, 27)]
@@ -330,3 +332,67 @@ def test_affwild2_malformed_rows_are_named(tmp_path):
     path.write_text("AU1,AU2\n0,1\n0,2\n")
     with pytest.raises(UserError, match=r"1-30\.txt: row 3 is not 2 codes"):
         read("affwild2_au", root)
+
+
+# --- head pose
+
+POSES = [(30, 0, 0), (0, 20, 0), (0, 0, 40), (-50, 25, -10), (70, -35, 30)]
+
+
+def threeddfa(yaw, pitch, roll):
+    """The rotation 3DDFA rebuilds a fitted face with: x right, y up, z to the camera."""
+    a, b, c = np.radians([yaw, pitch, roll])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
+    about_y = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
+    about_z = np.array([[np.cos(c), np.sin(c), 0], [-np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return about_x @ about_y @ about_z
+
+
+@pytest.mark.parametrize("angles", POSES)
+def test_300wlp_angles_mean_what_the_renderer_means(angles):
+    ours = pose_matrix(*angles)  # x right, y away, z up
+    to_3ddfa = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
+    assert np.allclose(to_3ddfa @ ours @ to_3ddfa.T, threeddfa(*angles))
+
+
+@pytest.mark.parametrize("angles", POSES)
+def test_a_camera_rotation_gives_the_angles_of_300wlp(angles):
+    to_camera = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # x right, y down, z away
+    found = rotation_pose(to_camera @ pose_matrix(*angles) @ to_camera.T)["head_pose"]
+    assert [found["yaw"], found["pitch"], found["roll"]] == pytest.approx(angles, abs=1e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_signs_in_the_picture(axis):
+    """Yaw > 0 to the image's left, pitch > 0 up, roll > 0 clockwise."""
+    angles = [0, 0, 0]
+    angles[axis] = 20
+    turned = threeddfa(*angles)
+    nose, right = turned @ [0, 0, 1], turned @ [1, 0, 0]
+    assert (nose[0] < 0, nose[1] > 0, right[1] < 0) == (axis == 0, axis == 1, axis == 2)
+
+
+def test_300wlp_given_one_level_off(tmp_path):
+    root = written("w300lp", tmp_path / "300W_LP")
+    for place in (tmp_path, root / "AFW"):
+        assert len(records(read("300wlp", place))) == 4
+    assert get_source("300wlp").detect(root).missing == (
+        "HELEN_Flip",
+        "IBUG_Flip",
+        "LFPW",
+        "LFPW_Flip",
+    )
+    with pytest.raises(UserError, match="none of the folders AFW"):
+        read("300wlp", root / "Code")
+
+
+def test_pose_files_without_a_pose_are_named(tmp_path):
+    scipy.io.savemat(tmp_path / "image00002.mat", {"pt2d": np.zeros((2, 21))})
+    with pytest.raises(UserError, match=r"image00002\.mat: no Pose_Para"):
+        read("aflw2000", tmp_path)
+    pose = np.zeros((1, 7))
+    scipy.io.savemat(tmp_path / "image00002.mat", {"Pose_Para": pose, "pt2d": np.zeros((21, 2))})
+    with pytest.raises(UserError, match=r"landmarks of shape \(21, 2\)"):
+        read("aflw2000", tmp_path)
+    scipy.io.savemat(tmp_path / "image00002.mat", {"Pose_Para": pose * np.nan})
+    assert read("aflw2000", tmp_path)[0].reason == "no pose within 99 degrees"
