@@ -23,7 +23,8 @@ _INVISIBLE = -1  # both coordinates of a landmark that cannot be seen (AFLW2000-
 def head_pose(yaw: float, pitch: float, roll: float) -> dict[str, dict[str, float]]:
     """Return the label of angles in degrees."""
     angles = {"yaw": yaw, "pitch": pitch, "roll": roll}
-    return {"head_pose": {axis: round(float(value), 4) for axis, value in angles.items()}}
+    # adding zero turns -0.0 into 0.0
+    return {"head_pose": {axis: round(float(value), 4) + 0.0 for axis, value in angles.items()}}
 
 
 def within(labels: dict[str, dict[str, float]], limit: float) -> bool:

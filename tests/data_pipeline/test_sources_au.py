@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import scipy.io
 from pydantic import ValidationError
-from source_fixtures import disfa, picture
+from source_fixtures import biwi, disfa, picture
 
 from data_pipeline.labels import action_units, parse_sided_unit, validate_labels
 from data_pipeline.records import FaceRecord
-from data_pipeline.sources import Dropped, get_source
+from data_pipeline.sources import Dropped, get_source, hash_split
 from data_pipeline.sources._mat import load_mat
 from data_pipeline.sources._pose import rotation_pose
 from data_pipeline.synth.pose import pose_matrix
@@ -396,3 +396,45 @@ def test_pose_files_without_a_pose_are_named(tmp_path):
         read("aflw2000", tmp_path)
     scipy.io.savemat(tmp_path / "image00002.mat", {"Pose_Para": pose * np.nan})
     assert read("aflw2000", tmp_path)[0].reason == "no pose within 99 degrees"
+
+
+# --- BIWI
+
+
+def test_biwi_names_the_pictures_that_are_there(tmp_path):
+    rows = {row.id: Path(row.image).name for row in read("biwi", written("biwi", tmp_path))}
+    assert rows["biwi_03_frame_00003"] == "frame_00003_rgb.png"
+    assert rows["biwi_15_frame_00009"] == "frame_00009_rgb.jpg"
+
+
+def test_biwi_second_recordings_are_known():
+    settings = get_source("biwi").protocols["biwi/hash-70-0-30"].settings
+    people = settings["people"]
+    assert (len(people), len(set(people.values()))) == (24, 20)
+    rule = settings["split"]
+    assert {hash_split(f"biwi_{person}", rule) for person in people.values()} == {"train", "test"}
+
+
+@pytest.mark.parametrize("channels", ["bgr", "rgb"])
+def test_biwi_packs_hold_blue_first(tmp_path, channels):
+    pack = tmp_path / "BIWI_noTrack.npz"
+    biwi.write_pack(pack, [(0, 0, 0), (0, 0, 0)])
+    colours = [row.open_image().getpixel((0, 0)) for row in read("biwi", pack, channels=channels)]
+    assert colours == [c if channels == "bgr" else c[::-1] for c in biwi.COLOURS]
+    assert get_source("biwi").detect(tmp_path).name == "BIWI, numpy packs (BIWI_noTrack)"
+    with pytest.raises(UserError, match=r"nothing for biwi/packs-70-30, which reads BIWI_train"):
+        read("biwi", pack, "biwi/packs-70-30")
+    with pytest.raises(UserError, match=r"which reads 01/frame_00003_pose\.txt"):
+        read("biwi", pack, "biwi/hash-70-0-30")
+
+
+def test_biwi_malformed_files_are_named(tmp_path):
+    root = written("biwi", tmp_path)
+    path = root / "hpdb" / "03" / "frame_00004_pose.txt"
+    for text in ("1 0 0\n0 1 0\n", "1 0 0\n0 1 0\n0 0 -1\n", "a b c\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"frame_00004_pose\.txt: does not begin with"):
+            read("biwi", root)
+    np.savez(root / "BIWI_test.npz", pose=np.zeros((1, 3)))
+    with pytest.raises(UserError, match=r"BIWI_test\.npz: no pack of"):
+        read("biwi", root, "biwi/packs-70-30")
