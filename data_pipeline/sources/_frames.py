@@ -24,9 +24,12 @@ def subfolders(folder: Path) -> list[Path]:
 def find_base(root: Path, inside: str) -> Path | None:
     """Return the folder that holds ``inside``: root, one below it, or the one ``inside`` is in.
 
+    The folder comes resolved, so every path made from it is absolute without asking the disk again.
+
     Args:
         inside: a relative path that tells the dataset, such as ``AUCoding/AU_OCC``.
     """
+    root = root.resolve()
     parts = Path(inside).parts
     above = [
         Path(*root.parts[: -n - 1])

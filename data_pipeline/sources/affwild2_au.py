@@ -55,7 +55,7 @@ def read_rows(root: Path, options: AffWild2Options, protocol: Protocol) -> Rows:
         if not (base / folder).is_dir():
             raise UserError(f"{base / folder}: no such folder", "unpack the annotations again")
         for path in sorted((base / folder).glob("*.txt")):
-            yield from _video_rows(path, root / options.images, split, options)
+            yield from _video_rows(path, root.resolve() / options.images, split, options)
 
 
 def _annotations(root: Path) -> Path | None:
@@ -88,7 +88,7 @@ def _video_rows(path: Path, images: Path, split: str, options: AffWild2Options) 
             source=name,
             split=split,
             subject=f"affwild2_au_{video}",
-            image=str((images / video / f"{frame:05d}.jpg").resolve()),
+            image=str(images / video / f"{frame:05d}.jpg"),
             labels={"action_units": units},
             licence=options.licence,
         )

@@ -39,7 +39,7 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
             source=name,
             split=protocol.settings["split"],
             subject=f"{name}_{path.stem}",
-            image=str(path.with_suffix(".jpg").resolve()),
+            image=str(path.with_suffix(".jpg")),
             labels=labels,
             box=box,
             licence=options.licence,
@@ -47,6 +47,7 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
 
 
 def _base(root: Path) -> Path | None:
+    root = root.resolve()
     return next((path for path in (root, *subfolders(root)) if any(path.glob(FILES))), None)
 
 

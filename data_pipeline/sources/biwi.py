@@ -108,7 +108,7 @@ def _sequence_rows(sequence: Path, options: BiwiOptions, protocol: Protocol) -> 
             source=name,
             split=canonical_split(rule) or hash_split(subject, rule),
             subject=subject,
-            image=str(picture.resolve()),
+            image=str(picture),
             labels=rotation_pose(_rotation(sequence / file)),
             licence=options.licence,
         )

@@ -77,7 +77,7 @@ def read_rows(root: Path, options: Bp4dOptions, protocol: Protocol) -> Rows:
                 source=name,
                 split=split,
                 subject=f"bp4d_{person}",
-                image=str(image.resolve()),
+                image=str(image),
                 labels={"action_units": labels},
                 licence=options.licence,
             )

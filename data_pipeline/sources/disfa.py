@@ -94,7 +94,7 @@ def _person_rows(
                 source=name,
                 split=split,
                 subject=f"disfa_{person}",
-                image=str(image.resolve()),
+                image=str(image),
                 labels={"action_units": targets(grades, protocol)},
                 licence=options.licence,
             )

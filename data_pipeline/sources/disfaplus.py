@@ -60,7 +60,7 @@ def _trial_rows(labels: Path, images: Path, options: DisfaPlusOptions, protocol:
             source=name,
             split=protocol.settings["split"],
             subject=f"disfa_{person}",
-            image=str((images / where).resolve()),
+            image=str(images / where),
             labels={"action_units": targets(grades, protocol)},
             licence=options.licence,
         )

@@ -58,7 +58,7 @@ def read_rows(root: Path, options: RafAuOptions, protocol: Protocol) -> Rows:
             source=name,
             split=hash_split(key, protocol.settings["split"]),
             subject=key,
-            image=str((base / options.images / f"{stem.zfill(4)}{ending}.{suffix}").resolve()),
+            image=str(base / options.images / f"{stem.zfill(4)}{ending}.{suffix}"),
             labels=_labels(codes, protocol, f"{base / LIST}: line {number}"),
             licence=options.licence,
         )

@@ -66,7 +66,7 @@ def _row(path: Path, options: SourceOptions, protocol: Protocol) -> FaceRecord |
         source=name,
         split=canonical_split(rule) or hash_split(subject, rule),
         subject=subject,
-        image=str(path.with_suffix(".jpg").resolve()),
+        image=str(path.with_suffix(".jpg")),
         labels=labels,
         box=box,
         licence=options.licence,
