@@ -7,6 +7,7 @@ from data_pipeline.labels.action_units import (
     au_number,
     is_active,
     parse_action_unit,
+    parse_sided_unit,
 )
 from data_pipeline.labels.ages import FAIRFACE_BANDS, band_midpoint, band_of, canonical_band
 from data_pipeline.labels.attributes import (
@@ -51,5 +52,6 @@ __all__ = [
     "find_leaks",
     "is_active",
     "parse_action_unit",
+    "parse_sided_unit",
     "validate_labels",
 ]

@@ -1,4 +1,4 @@
-"""The FACS action unit registry: number, name, muscles, and when a unit counts as active.
+"""The FACS action unit registry: number, name, muscles, sides, and when a unit counts as active.
 
 Names and muscles follow Ekman, Friesen and Hager, *Facial Action Coding System* (2002).
 """
@@ -26,6 +26,10 @@ GRADE_WORDS: tuple[str, ...] = ("absent", "trace", "slight", "marked", "severe",
 
 AULabel = float | int | bool
 
+SIDES: Mapping[str, str] = {"L": "left", "R": "right"}
+"""Prefixes of units seen on one side only (``L12``), as the person's own left and right."""
+
+_SIDED_NAME = re.compile(r"^\s*([LR])(\d{1,2})\s*$")
 _AU_NAME = re.compile(r"^\s*(?:AU)?[\s_-]*0*(\d{1,2})\s*$", re.IGNORECASE)
 
 
@@ -39,6 +43,7 @@ class ActionUnit:
         short: a plain name of what one sees.
         muscles: the muscles FACS names for it.
         aside: a name by muscle, for when ``short`` would give a held-out attribute away.
+        one_sided: datasets code it on one side at a time (``L12``).
     """
 
     number: int
@@ -46,6 +51,7 @@ class ActionUnit:
     short: str
     muscles: tuple[str, ...]
     aside: str = ""
+    one_sided: bool = False
 
     @property
     def label(self) -> str:
@@ -58,9 +64,7 @@ def action_units() -> Mapping[int, ActionUnit]:
     """Return the registry by number, in rising order."""
     raw = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return {
-        number: ActionUnit(
-            number, row["name"], row["short"], tuple(row["muscles"]), row.get("aside", "")
-        )
+        number: ActionUnit(number, **{**row, "muscles": tuple(row["muscles"])})
         for number, row in sorted(raw.items())
     }
 
@@ -77,6 +81,18 @@ def parse_action_unit(text: str | int) -> ActionUnit:
     if unit is None:
         raise UserError(f"{text!r} is not a FACS action unit", "write it as AU1, AU12, ...")
     return unit
+
+
+def parse_sided_unit(text: str) -> tuple[ActionUnit, str | None]:
+    """Return the unit and the side of ``L12`` (left), ``R12`` (right) or ``12`` (None: both).
+
+    Raises:
+        UserError: when the text is no action unit of the registry.
+    """
+    match = _SIDED_NAME.match(text)
+    if match is None:
+        return parse_action_unit(text), None
+    return parse_action_unit(match.group(2)), SIDES[match.group(1)]
 
 
 def au_number(label: str) -> int:

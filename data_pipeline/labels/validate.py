@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from data_pipeline.labels.action_units import parse_action_unit
+from data_pipeline.labels.action_units import SIDES, parse_action_unit
 from data_pipeline.labels.ages import canonical_band
 from data_pipeline.labels.attributes import snake_case
 from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, EXPRESSIONS
@@ -58,7 +58,7 @@ def _mapping(item: Callable[[str, Any], Iterator[str]]) -> Callable[[Any], Itera
     return check
 
 
-def _action_unit(name: str, value: Any) -> Iterator[str]:
+def _unit_name(name: str) -> Iterator[str]:
     try:
         unit = parse_action_unit(name)
     except UserError as error:
@@ -66,8 +66,17 @@ def _action_unit(name: str, value: Any) -> Iterator[str]:
         return
     if unit.label != name:
         yield f"write it as {unit.label}"
+
+
+def _action_unit(name: str, value: Any) -> Iterator[str]:
+    yield from _unit_name(name)
     if not isinstance(value, bool):
         yield from _number(value, 0, 5)
+
+
+def _side(name: str, value: Any) -> Iterator[str]:
+    yield from _unit_name(name)
+    yield from _word(tuple(SIDES.values()))(value)
 
 
 def _attribute(name: str, value: Any) -> Iterator[str]:
@@ -113,6 +122,7 @@ _CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
     "expression_votes": _votes,
     "compound_expression": _word(COMPOUND_EXPRESSIONS),
     "action_units": _mapping(_action_unit),
+    "action_unit_sides": _mapping(_side),
     "attributes": _mapping(_attribute),
     "age": lambda value: _number(value, 0, 130),
     "age_band": _band,
