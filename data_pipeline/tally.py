@@ -78,7 +78,7 @@ class Account:
 
 def label_words(labels: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield (label key, name, word) of the countable labels; AUs count as active or not."""
-    for key in ("expression", "gender", "age_band"):
+    for key in ("expression", "compound_expression", "gender", "age_band"):
         if key in labels:
             yield key, "all", labels[key]
     for name, value in labels.get("attributes", {}).items():

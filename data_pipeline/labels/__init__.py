@@ -18,6 +18,7 @@ from data_pipeline.labels.attributes import (
 )
 from data_pipeline.labels.expressions import (
     BASIC7,
+    COMPOUND_EXPRESSIONS,
     EXPRESSIONS,
     SYNONYMS,
     canonical_expression,
@@ -29,6 +30,7 @@ __all__ = [
     "ACTIVE_THRESHOLD",
     "BASIC7",
     "CELEBA_ATTRIBUTES",
+    "COMPOUND_EXPRESSIONS",
     "EXPRESSIONS",
     "FAIRFACE_BANDS",
     "GENDERS",

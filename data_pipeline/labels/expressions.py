@@ -28,6 +28,21 @@ BASIC7: tuple[str, ...] = EXPRESSIONS[:7]
 CLASS_SETS: dict[str, tuple[str, ...]] = {"basic7": BASIC7, "canonical8": EXPRESSIONS}
 """Named class sets a question set or a recipe may ask for."""
 
+COMPOUND_EXPRESSIONS: tuple[str, ...] = (
+    "happily surprised",
+    "happily disgusted",
+    "sadly fearful",
+    "sadly angry",
+    "sadly surprised",
+    "sadly disgusted",
+    "fearfully angry",
+    "fearfully surprised",
+    "angrily surprised",
+    "angrily disgusted",
+    "disgustedly surprised",
+)
+"""The eleven compound expressions of RAF-DB (Li, Deng and Du 2017), in its order."""
+
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "neutral": ("natural", "neutrality", "calm", "no expression", "expressionless"),
     "happiness": ("happy", "joy", "joyful", "happily"),

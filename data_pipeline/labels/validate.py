@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.labels.action_units import parse_action_unit
 from data_pipeline.labels.ages import canonical_band
 from data_pipeline.labels.attributes import snake_case
-from data_pipeline.labels.expressions import EXPRESSIONS
+from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, EXPRESSIONS
 from face_mllm.errors import UserError
 
 GENDERS = ("male", "female")
@@ -20,7 +20,8 @@ def validate_labels(labels: dict[str, Any]) -> list[str]:
     """Return what is wrong with ``labels``, nothing when all is well.
 
     Checked: canonical words, AU names and ranges (0-5), booleans, ages 0-130, degrees within
-    +-180, facial actions within 0-1. Keys outside the contract are reported too.
+    +-180, facial actions within 0-1, vote shares that sum to at most 1. Keys outside the contract
+    are reported too.
     """
     problems: list[str] = []
     for key, value in labels.items():
@@ -90,12 +91,27 @@ def _band(value: Any) -> Iterator[str]:
         yield error.message
 
 
+def _share(name: str, value: Any) -> Iterator[str]:
+    if name not in EXPRESSIONS:
+        yield f"not one of {', '.join(EXPRESSIONS)}"
+    yield from _number(value, 0, 1)
+
+
+def _votes(value: Any) -> Iterator[str]:
+    problems = list(_mapping(_share)(value))
+    yield from problems
+    if not problems and sum(value.values()) > 1 + 1e-6:
+        yield f"shares sum to {sum(value.values()):g}, more than 1"
+
+
 def _anything(value: Any) -> Iterator[str]:
     return iter(())
 
 
 _CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
     "expression": _word(EXPRESSIONS),
+    "expression_votes": _votes,
+    "compound_expression": _word(COMPOUND_EXPRESSIONS),
     "action_units": _mapping(_action_unit),
     "attributes": _mapping(_attribute),
     "age": lambda value: _number(value, 0, 130),

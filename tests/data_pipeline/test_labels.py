@@ -159,6 +159,8 @@ def test_good_labels_have_no_problems():
         "head_pose": {"yaw": -40.0, "pitch": 0, "roll": 12.5},
         "gender": "female",
         "facial_actions": {"jawOpen": 0.4},
+        "expression_votes": {"fear": 0.75, "surprise": 0.25},
+        "compound_expression": "fearfully surprised",
         "parameters": {"light": [1, 2]},
     }
     assert validate_labels(labels) == []
@@ -180,6 +182,10 @@ def test_good_labels_have_no_problems():
         ({"head_pose": {"yaw": 200}}, "within -180 to 180"),
         ({"age_band": "more than 70"}, "write it as 70+"),
         ({"gender": "Male"}, "gender: 'Male'"),
+        ({"expression_votes": {"happy": 1.0}}, "happy: not one of neutral"),
+        ({"expression_votes": {"fear": 1.1}}, "fear: 1.1 is not a number within 0 to 1"),
+        ({"expression_votes": {"fear": 0.6, "anger": 0.6}}, "sum to 1.2, more than 1"),
+        ({"compound_expression": "happily sad"}, "compound_expression: 'happily sad'"),
         ({"mood": "fine"}, "not a label key"),
     ],
 )
