@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,17 @@ def _readable(path: Path) -> Iterator[None]:
 def listed(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text) of the lines that are not blank; CRLF and BOM are fine."""
     with _readable(path), path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
+        for row, line in enumerate(file, start=1):
             if text := line.strip():
-                yield number, text
+                yield row, text
 
 
 def cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (row number from 1, cells without blanks around them) of a csv file."""
     with _readable(path), path.open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
+        for place, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
             if row:
-                yield number, [cell.strip() for cell in row]
+                yield place, [cell.strip() for cell in row]
 
 
 def table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -92,10 +93,25 @@ def table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
     for column in columns:
         if column not in header:
             raise UserError(f"{path}: no column {column!r}", f"columns are {', '.join(header)}")
-    for number, row in rows:
+    for place, row in rows:
         if len(row) != len(header):
-            raise UserError(f"{path}: row {number - 1} has not {len(header)} cells", "mend the row")
-        yield number - 1, dict(zip(header, row, strict=True))
+            raise UserError(f"{path}: row {place - 1} has not {len(header)} cells", "mend the row")
+        yield place - 1, dict(zip(header, row, strict=True))
+
+
+def number(raw: object, where: str) -> float:
+    """Return a cell as a finite number.
+
+    Raises:
+        UserError: when it is none, naming ``where``.
+    """
+    try:
+        found = float(str(raw))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"{where}: {raw!r} is not a number", "mend the row")
+    return found
 
 
 def whole(raw: object, where: str) -> int:
@@ -104,13 +120,10 @@ def whole(raw: object, where: str) -> int:
     Raises:
         UserError: when it is none, naming ``where``.
     """
-    try:
-        number = float(str(raw))
-    except ValueError:
-        number = float("nan")
-    if not number.is_integer():
+    found = number(raw, where)
+    if not found.is_integer():
         raise UserError(f"{where}: {raw!r} is not a whole number", "mend the row")
-    return int(number)
+    return int(found)
 
 
 def decode(source: str, field: str, raw: object, where: str) -> Any:
@@ -138,6 +151,14 @@ def once(rows: Rows) -> Rows:
             if key in seen:
                 row = Dropped("listed twice", row.id)
             seen.add(key)
+        yield row
+
+
+def without(rows: Rows, words: Collection[str]) -> Rows:
+    """Pass the rows on, those whose expression is one of ``words`` as dropped."""
+    for row in rows:
+        if isinstance(row, FaceRecord) and row.labels.get("expression") in words:
+            row = Dropped(f"{row.labels['expression']} left out by the protocol", row.id)
         yield row
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
-from source_fixtures import picture, rafdb
+from source_fixtures import affectnet2017, affectnet2021, picture, rafdb
 
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped, get_source
@@ -51,8 +53,9 @@ def test_rafdb_is_found_one_level_above_and_below_with_the_mended_list_name(tmp_
     ("line", "said"),
     [
         ("train_00001.jpg 8", "line 1: 8 is no expression of rafdb.*1, 2, 3"),
+        ("train_00001.jpg 1.5", "'1.5' is not a whole number"),
         ("train_00001.jpg 0", "0 is no expression"),
-        ("train_00001.jpg happy", "'happy' is not a whole number"),
+        ("train_00001.jpg happy", "'happy' is not a number"),
         ("img_00001.jpg 1", "expected a line such as"),
     ],
 )
@@ -84,3 +87,75 @@ def test_rafdb_without_its_list(tmp_path):
     with pytest.raises(UserError, match="no basic/EmoLabel"):
         read("rafdb", tmp_path)
     assert get_source("rafdb").detect(tmp_path) is None
+
+
+# --- AffectNet
+
+
+def test_affectnet2017_keeps_the_name_that_is_on_disk_and_notes_the_lost_header(tmp_path):
+    affectnet2017.write(tmp_path / "AffectNet")
+    rows = {row.id: row for row in read("affectnet2017", tmp_path) if isinstance(row, FaceRecord)}
+    assert rows["affectnet2017_bb"].image.endswith("Images/1/bb.jpg")  # listed as bb.JPG
+    variant = get_source("affectnet2017").detect(tmp_path)
+    assert (variant.missing, variant.notes) == ((), ())
+    folder = tmp_path / "AffectNet" / "Manually_Annotated_file_lists"
+    (folder / "training.csv").unlink()
+    variant = get_source("affectnet2017").detect(tmp_path)
+    assert variant.missing == ("training.csv",)
+    assert variant.notes == ("validation.csv has no header row",)
+    with pytest.raises(UserError, match=r"no .*training.csv"):
+        read("affectnet2017", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1/a.jpg,1,2,3,4,0;0,11,0,0", "row 1: 11 is no expression of affectnet2017"),
+        ("1/a.jpg,1,2,3,4,0;0,1,0", "row 1 has not 9 cells"),
+        ("1/a.jpg,1,2,x,4,0;0,1,0,0", "row 1: 'x' is not a number"),
+        ("subDirectory_filePath,face_x,expression", "no column 'face_y'"),
+    ],
+)
+def test_affectnet2017_bad_rows_are_named(tmp_path, row, said):
+    (tmp_path / "Manually_Annotated_Images").mkdir()
+    text(tmp_path / "training.csv", f"{row}\n")
+    with pytest.raises(UserError, match=f"training.csv: .*{said}"):
+        read("affectnet2017", tmp_path)
+
+
+def test_affectnet2021_broken_annotation_and_missing_set_are_named(tmp_path):
+    affectnet2021.write(tmp_path)
+    broken = tmp_path / "train_set" / "annotations" / "2_exp.npy"
+    broken.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"2_exp.npy: unreadable"):
+        read("affectnet2021", tmp_path)
+    np.save(broken, np.str_("8"))
+    with pytest.raises(UserError, match=r"2_exp.npy: 8 is no expression"):
+        read("affectnet2021", tmp_path)
+    shutil.rmtree(tmp_path / "train_set")
+    assert "train_set/annotations" in get_source("affectnet2021").detect(tmp_path).missing
+    with pytest.raises(UserError, match="train_set/annotations: no such folder"):
+        read("affectnet2021", tmp_path)
+
+
+def test_affectnet2021_numbered_mirrors_are_not_guessed(tmp_path):
+    picture(tmp_path / "train" / "0" / "a.jpg")
+    picture(tmp_path / "val" / "7" / "b.jpg")
+    assert "alphabetically" in get_source("affectnet2021").detect(tmp_path).notes[0]
+    with pytest.raises(UserError, match=r"0 anger.*mirror: alphabetical"):
+        read("affectnet2021", tmp_path)
+    alphabetical = labels(read("affectnet2021", tmp_path, mirror="alphabetical"))
+    native = labels(read("affectnet2021", tmp_path, mirror="native"))
+    assert [row["expression"] for row in alphabetical.values()] == ["anger", "surprise"]
+    assert [row["expression"] for row in native.values()] == ["neutral", "contempt"]
+
+
+def test_affectnet2021_mirror_with_words(tmp_path):
+    picture(tmp_path / "AffectNet" / "train" / "Anger" / "a.jpg")
+    picture(tmp_path / "AffectNet" / "val" / "contempt" / "b.jpg")
+    text(tmp_path / "AffectNet" / "val" / "contempt" / "notes.txt", "")
+    rows = read("affectnet2021", tmp_path, "affectnet2021/7class-val-as-test")
+    assert labels(rows) == {"affectnet2021_train_Anger_a": {"expression": "anger"}}
+    expected = {"contempt left out by the protocol": 1, "not an image file": 1}
+    assert reasons(rows) == expected
+    assert "words" in get_source("affectnet2021").detect(tmp_path).name
