@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
-from source_fixtures import affectnet2017, affectnet2021, picture, rafdb
+from PIL import Image
+from source_fixtures import affectnet2017, affectnet2021, fer2013, ferplus, picture, rafdb
 
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped, get_source
 from face_mllm.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def read(name, root, protocol=None, **options):
@@ -159,3 +163,94 @@ def test_affectnet2021_mirror_with_words(tmp_path):
     expected = {"contempt left out by the protocol": 1, "not an image file": 1}
     assert reasons(rows) == expected
     assert "words" in get_source("affectnet2021").detect(tmp_path).name
+
+
+# --- FER2013, FER+
+
+
+def test_fer2013_pixels_come_out_as_they_went_in(tmp_path):
+    fer2013.write(tmp_path)
+    first = read("fer2013", tmp_path)[0]
+    image = np.asarray(Image.open(io.BytesIO(first.image)))
+    assert image.shape == (48, 48)
+    assert image.ravel().tolist() == fer2013.pixels(0)
+    assert image[0, 1] == fer2013.pixels(0)[1]  # row by row
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("0,1 2 3,Training", "row 1: not 2304 grey values"),
+        (f"0,{'1 ' * 2303}256,Training", "row 1: not 2304 grey values"),
+        (f"7,{'1 ' * 2304},Training", "row 1: 7 is no expression of fer2013"),
+        (f"0,{'1 ' * 2304},Extra", "row 1: Usage 'Extra'"),
+        (f"0,{'1 ' * 2304}", "row 1 has not 3 cells"),
+    ],
+)
+def test_fer2013_bad_rows_are_named(tmp_path, row, said):
+    text(tmp_path / "fer2013.csv", f"emotion,pixels,Usage\n{row}\n")
+    with pytest.raises(UserError, match=f"fer2013.csv: .*{said}"):
+        read("fer2013", tmp_path)
+
+
+def test_fer2013_kaggle_variants(tmp_path):
+    rows = fer2013.ROWS[:2]
+    lines = [f"{code},{usage},{fer2013.line(place)}" for place, (code, usage) in enumerate(rows)]
+    text(tmp_path / "a" / "icml_face_data.csv", "\n".join(["emotion, Usage, pixels", *lines]))
+    same = labels(read("fer2013", tmp_path))
+    assert same == {f"fer2013_0000{place}": fer2013.EXPECTED[place][1] for place in range(2)}
+
+    lines = [f"{code},{fer2013.line(place)}" for place, (code, _) in enumerate(rows)]
+    train = text(tmp_path / "b" / "train.csv", "\n".join(["emotion,pixels", *lines]))
+    text(tmp_path / "b" / "test.csv", "pixels\n" + fer2013.line(9))
+    assert {row.split for row in read("fer2013", train.parent)} == {"train"}
+    variant = get_source("fer2013").detect(train.parent)
+    assert variant.missing == ("fer2013.csv",)
+    assert "no labels" in variant.notes[1]
+    assert read("fer2013", train) == read("fer2013", train.parent)  # the file itself as root
+
+    picture(tmp_path / "c" / "train" / "angry" / "1.jpg")
+    picture(tmp_path / "c" / "test" / "happy" / "1.jpg")
+    assert labels(read("fer2013", tmp_path / "c")) == {
+        "fer2013_train_angry_1": {"expression": "anger"},
+        "fer2013_test_happy_1": {"expression": "happiness"},
+    }
+    assert "PrivateTest" in get_source("fer2013").detect(tmp_path / "c").notes[0]
+
+
+def test_ferplus_needs_the_pictures_of_fer2013_row_by_row(tmp_path):
+    ferplus.write(tmp_path)
+    pixels = tmp_path / "fer2013.csv"
+    elsewhere = tmp_path / "else" / "deep"
+    elsewhere.mkdir(parents=True)
+    expected = read("ferplus", tmp_path)
+    pixels.rename(elsewhere / "fer2013.csv")
+    with pytest.raises(UserError, match=r"without fer2013.csv.*option `fer2013:`"):
+        read("ferplus", tmp_path)
+    assert get_source("ferplus").detect(tmp_path).missing == ("fer2013.csv",)
+    assert read("ferplus", tmp_path, fer2013=elsewhere) == expected
+    lines = (elsewhere / "fer2013.csv").read_text().splitlines()
+    for mixed in (lines[:-1], [lines[0], lines[-1], *lines[1:-1]]):
+        text(pixels, "\n".join(mixed))
+        with pytest.raises(UserError, match=r"is not the face of row \d+ of .*joined by row"):
+            read("ferplus", tmp_path)
+
+
+def test_ferplus_folders(tmp_path):
+    top = tmp_path / "FERPlus" / "data"
+    text(top / "FER2013Train/label.csv", 'fer0000001.png,"(0, 0, 48, 48)",6,0,1,1,0,0,0,0,2,0\n')
+    text(top / "FER2013Valid/label.csv", 'fer0000002.png,"(0, 0, 48, 48)",3,3,3,0,0,0,0,0,1,0\n')
+    text(top / "FER2013Test/label.csv", 'fer0000003.png,"(0, 0, 48, 48)",0,0,0,0,0,0,0,7,3,0\n')
+    rows = read("ferplus", tmp_path)
+    assert [(row.id, row.split) for row in rows if isinstance(row, FaceRecord)] == [
+        ("ferplus_fer0000001", "train"),
+        ("ferplus_fer0000003", "test"),
+    ]
+    assert rows[0].image == str(top / "FER2013Train" / "fer0000001.png")
+    assert reasons(rows) == {"no expression by the votes": 1}
+    assert "label.csv" in get_source("ferplus").detect(tmp_path).name
+    (top / "FER2013Test/label.csv").unlink()
+    assert get_source("ferplus").detect(tmp_path).missing == ("FER2013Test/label.csv",)
+    text(top / "FER2013Train/label.csv", "fer0000001.png,6,0\n")
+    with pytest.raises(UserError, match=r"label.csv: row 1 has not 12 cells"):
+        read("ferplus", tmp_path)
