@@ -9,7 +9,17 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from source_fixtures import affectnet2017, affectnet2021, fer2013, ferplus, picture, rafdb
+from source_fixtures import (
+    affectnet2017,
+    affectnet2021,
+    caers,
+    expw,
+    fer2013,
+    ferplus,
+    mmafedb,
+    picture,
+    rafdb,
+)
 
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped, get_source
@@ -254,3 +264,62 @@ def test_ferplus_folders(tmp_path):
     text(top / "FER2013Train/label.csv", "fer0000001.png,6,0\n")
     with pytest.raises(UserError, match=r"label.csv: row 1 has not 12 cells"):
         read("ferplus", tmp_path)
+
+
+# --- ExpW, SFEW, CAER-S, MMAFEDB
+
+
+def test_expw_bad_lines_and_missing_parts_are_named(tmp_path):
+    expw.write(tmp_path / "ExpW")
+    assert get_source("expw").detect(tmp_path).missing == ()
+    listing = tmp_path / "ExpW" / "label" / "label.lst"
+    text(listing, "a.jpg 0 1 2 3 4 3\n")
+    with pytest.raises(UserError, match=r"label.lst: line 1 has not 8 cells"):
+        read("expw", tmp_path)
+    text(listing, "a.jpg 0 1 2 30 40 0.5 7\n")
+    with pytest.raises(UserError, match=r"label.lst: line 1: 7 is no expression of expw"):
+        read("expw", tmp_path)
+    shutil.rmtree(tmp_path / "ExpW" / "image")
+    assert get_source("expw").detect(tmp_path).missing == ("image/origin",)
+    with pytest.raises(UserError, match="no image/origin"):
+        read("expw", tmp_path)
+
+
+def test_sfew_original_frames_and_a_folder_that_is_no_class(tmp_path):
+    picture(tmp_path / "Train" / "Angry" / "a.png")
+    assert labels(read("sfew", tmp_path)) == {"sfew_train_Angry_a": {"expression": "anger"}}
+    variant = get_source("sfew").detect(tmp_path)
+    assert (variant.name, variant.missing) == ("original frames", ("Val",))
+    picture(tmp_path / "Train" / "Anger" / "a.png")
+    with pytest.raises(UserError, match="Anger: not a class folder"):
+        read("sfew", tmp_path)
+
+
+def test_caers_boxes_come_from_a_table(tmp_path):
+    caers.write(tmp_path)
+    rows = "train/Anger/0001.png,Anger,1,2,20,30\nCAER-S\\test\\Sad\\0001.png,Sad,3,4,9.5,9\n"
+    boxes = text(tmp_path / "boxes.csv", f"relpath,label,x1,y1,x2,y2\n{rows}")
+    found = read("caers", tmp_path, boxes=boxes)
+    assert {row.id: row.box for row in found if isinstance(row, FaceRecord)} == {
+        "caers_train_Anger_0001": (1, 2, 20, 30),
+        "caers_test_Sad_0001": (3, 4, 9.5, 9),
+    }
+    assert reasons(found) == {"no face box": 12}
+    text(boxes, "relpath,label,x1,y1,x2,y2\ntrain/Anger/0001.png,Anger,1,2,x,30\n")
+    with pytest.raises(UserError, match=r"boxes.csv: row 1: 'x' is not a number"):
+        read("caers", tmp_path, boxes=boxes)
+
+
+def test_mmafedb_says_what_it_contains(tmp_path):
+    mmafedb.write(tmp_path)
+    assert "FER2013" in get_source("mmafedb").detect(tmp_path).notes[0]
+    assert "fer2013" in get_source("mmafedb").overlaps
+    assert "mmafedb" in get_source("fer2013").overlaps
+    picture(tmp_path / "other" / "train" / "angry" / "1.jpg")  # FER2013's mirror looks alike
+    assert get_source("mmafedb").detect(tmp_path / "other") is None
+
+
+@pytest.mark.parametrize("name", ["sfew", "caers", "mmafedb", "expw", "fer2013", "ferplus"])
+def test_an_empty_folder_is_an_error_with_what_was_looked_for(tmp_path, name):
+    with pytest.raises(UserError, match=r"no .*(Angry|Anger|angry|label|fer2013)"):
+        read(name, tmp_path)
