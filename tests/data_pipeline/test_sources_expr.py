@@ -13,12 +13,14 @@ from source_fixtures import (
     affectnet2017,
     affectnet2021,
     caers,
+    ckplus,
     expw,
     fer2013,
     ferplus,
     mmafedb,
     picture,
     rafdb,
+    rafdb_compound,
 )
 
 from data_pipeline.records import FaceRecord
@@ -101,6 +103,15 @@ def test_rafdb_without_its_list(tmp_path):
     with pytest.raises(UserError, match="no basic/EmoLabel"):
         read("rafdb", tmp_path)
     assert get_source("rafdb").detect(tmp_path) is None
+
+
+def test_rafdb_basic_and_compound_keep_apart(tmp_path):
+    rafdb_compound.write(tmp_path)
+    assert labels(read("rafdb", tmp_path)) == {"rafdb_train_00001": {"expression": "sadness"}}
+    shutil.rmtree(tmp_path / "compound")
+    assert get_source("rafdb_compound").detect(tmp_path) is None
+    with pytest.raises(UserError, match="no compound/EmoLabel"):
+        read("rafdb_compound", tmp_path)
 
 
 # --- AffectNet
@@ -323,3 +334,44 @@ def test_mmafedb_says_what_it_contains(tmp_path):
 def test_an_empty_folder_is_an_error_with_what_was_looked_for(tmp_path, name):
     with pytest.raises(UserError, match=r"no .*(Angry|Anger|angry|label|fer2013)"):
         read(name, tmp_path)
+
+
+# --- CK+
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("FACS/S005/001/S005_001_00000011_facs.txt", "9\n", "line 1: '9'.*expected `AU intens"),
+        ("FACS/S005/001/S005_001_00000011_facs.txt", "9 6\n", "intensity 6 is not within"),
+        ("FACS/S005/001/S005_001_00000011_facs.txt", "9 nan\n", "'nan' is not a number"),
+        ("Emotion/S005/001/S005_001_00000011_emotion.txt", "8.0e+00\n", "8 is no expression"),
+        ("Emotion/S005/001/S005_001_00000011_emotion.txt", "3\n4\n", "2 lines instead of one"),
+        ("Emotion/S005/001/peak_emotion.txt", "3\n", "unexpected name"),
+    ],
+)
+def test_ckplus_bad_files_are_named(tmp_path, name, content, said):
+    ckplus.write(tmp_path)
+    text(tmp_path / name, content)
+    with pytest.raises(UserError, match=f"{name.rpartition('/')[2]}: .*{said}"):
+        read("ckplus", tmp_path)
+
+
+def test_ckplus_as_its_archives_unpack_and_with_parts_missing(tmp_path):
+    ckplus.write(tmp_path)
+    expected = labels(read("ckplus", tmp_path))
+    (tmp_path / "FACS").rename(tmp_path / "FACS_labels")
+    (tmp_path / "Emotion_labels").mkdir()
+    (tmp_path / "Emotion").rename(tmp_path / "Emotion_labels" / "Emotion")
+    (tmp_path / "extended-cohn-kanade-images").mkdir()
+    inside = tmp_path / "extended-cohn-kanade-images" / "cohn-kanade-images"
+    (tmp_path / "cohn-kanade-images").rename(inside)
+    assert labels(read("ckplus", tmp_path)) == expected
+    shutil.rmtree(tmp_path / "FACS_labels")
+    assert get_source("ckplus").detect(tmp_path).missing == ("FACS",)
+    found = read("ckplus", tmp_path)
+    assert [set(row.labels) for row in found] == [{"expression"}] * 2
+    shutil.rmtree(tmp_path / "Emotion_labels")
+    assert get_source("ckplus").detect(tmp_path) is None
+    with pytest.raises(UserError, match="no FACS and no Emotion"):
+        read("ckplus", tmp_path)
