@@ -49,7 +49,7 @@ def _list(root: Path, name: str) -> tuple[str, ...]:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (row in the file, cells by column); a first row of other words is data."""
-    columns = COLUMNS
+    columns: tuple[str, ...] = COLUMNS
     for place, row in cells(path):
         if place == 1 and COLUMNS[0] in row:
             columns = tuple(row)

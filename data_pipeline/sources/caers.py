@@ -33,8 +33,8 @@ class CaersOptions(SourceOptions):
     """Options of ``caers``.
 
     Args:
-        boxes: csv ``relpath,label,x1,y1,x2,y2``, ``relpath`` starting at ``train/`` or ``test/``;
-            a frame without a row in it is dropped.
+        boxes: csv ``relpath,label,x1,y1,x2,y2``, its path from the root; ``relpath`` ends in
+            ``train/Anger/0001.png``; a frame without a row in it is dropped.
     """
 
     boxes: Path | None = None
@@ -48,7 +48,7 @@ def read_rows(root: Path, options: CaersOptions, protocol: Protocol) -> Rows:
     """
     home = need(root, *MARKS).parent.parent
     folders = [(name, home / name) for name in SETS if (home / name).is_dir()]
-    boxes = _boxes(options.boxes) if options.boxes else None
+    boxes = _boxes(root / options.boxes) if options.boxes else None
     for row in class_rows("caers", options, folders, codes("caers", "expression")):
         if boxes is None or isinstance(row, Dropped):
             yield row

@@ -40,7 +40,8 @@ class FerplusOptions(SourceOptions):
     """Options of ``ferplus``.
 
     Args:
-        fer2013: ``fer2013.csv`` or its folder, where it does not lie beside ``fer2013new.csv``.
+        fer2013: path from the root of ``fer2013.csv`` or its folder, where it does not lie beside
+            ``fer2013new.csv``.
     """
 
     fer2013: Path | None = None
@@ -134,7 +135,7 @@ def _labels(shares: dict[str, float], soft: bool) -> dict[str, Any]:
 
 def _tables(root: Path, options: FerplusOptions) -> tuple[Path, Path] | None:
     """Return (votes, pixels), None when the pixels are nowhere and the folders are there."""
-    pixels = find(options.fer2013 or root, *WHOLE)
+    pixels = find(root / (options.fer2013 or ""), *WHOLE)
     if find(root, VOTES) is None or (pixels is None and find(root, *LABELS)):
         need(root, *LABELS, VOTES)
         return None
