@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,13 +198,13 @@ def class_images(folder: Path, words: Mapping[Any, Any]) -> Iterator[tuple[Path,
     for place in subfolders(folder):
         if place.name.lower() not in known:
             raise UserError(f"{place}: not a class folder", f"expected {', '.join(known)}")
-        for path in sorted(place.iterdir()):
-            if path.name in LITTER:
+        for name in sorted(os.listdir(place)):  # names, not paths: a class may hold 134,415
+            if name in LITTER:
                 continue
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                yield path, known[place.name.lower()]
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield place / name, known[place.name.lower()]
             else:
-                yield Dropped("not an image file", f"{place.name}/{path.name}")
+                yield Dropped("not an image file", f"{folder.name}/{place.name}/{name}")
 
 
 def class_rows(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipeline.labels.codes import codes
-from data_pipeline.labels.expressions import EXPRESSIONS, SYNONYMS
+from data_pipeline.labels.expressions import SPELLINGS
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import (
     RESEARCH,
@@ -40,7 +40,6 @@ from face_mllm.errors import UserError
 
 SETS = ("train_set", "val_set")
 LABEL = "_exp.npy"
-WORDS = {word: name for name in EXPRESSIONS for word in (name, *SYNONYMS[name])}
 
 
 class AffectNet2021Options(SourceOptions):
@@ -112,7 +111,7 @@ def _mirror(root: Path, options: AffectNet2021Options, protocol: Protocol) -> Ro
     folders = [(splits.get(f"{name}_set", name), at) for name, at in _mirror_folders(root)]
     if not folders:
         raise UserError(f"{root}: no {SETS[0]}/annotations", "point root at the unpacked release")
-    words: Mapping[Any, Any] = WORDS
+    words: Mapping[Any, Any] = SPELLINGS
     if any(place.name.isdecimal() for place in subfolders(folders[0][1])):
         if not options.mirror:
             raise UserError(
@@ -135,7 +134,7 @@ def detect(root: Path) -> Variant | None:
         if classes and set(classes) <= {str(number) for number in range(8)}:
             notes = ("usually numbered alphabetically, 0 anger: say which with `mirror:`",)
             return Variant("mirror, numbered class folders", notes=notes)
-        if classes and set(classes) <= set(WORDS):
+        if classes and set(classes) <= set(SPELLINGS):
             return Variant("mirror, class folders named by words")
     return None
 

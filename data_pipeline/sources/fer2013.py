@@ -17,6 +17,7 @@ from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import (
     UNSETTLED,
     absent,
+    cells,
     class_rows,
     decode,
     face,
@@ -62,13 +63,13 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
         return
     path = need(root, *TABLES)
     splits = protocol.settings["splits"]
-    for row, cell in table(path, "emotion", "pixels"):
+    for row, found in table(path, "emotion", "pixels"):
         where = f"{path}: row {row}"
-        usage = cell.get("Usage", "Training")  # train.csv has no such column
+        usage = found.get("Usage", "Training")  # train.csv has no such column
         if usage not in splits:
             raise UserError(f"{where}: Usage {usage!r}", f"expected {', '.join(splits)}")
-        labels = {"expression": decode("fer2013", "expression", cell["emotion"], where)}
-        image = png(cell["pixels"], where)
+        labels = {"expression": decode("fer2013", "expression", found["emotion"], where)}
+        image = png(found["pixels"], where)
         yield face("fer2013", options, f"{row - 1:05d}", splits[usage], image, labels)
 
 
@@ -76,8 +77,7 @@ def detect(root: Path) -> Variant | None:
     """Tell the whole csv from Kaggle's parts and from the folder mirror."""
     path = find(root, *TABLES)
     if path is not None:
-        with path.open(encoding="utf-8-sig") as file:
-            head = [name.strip() for name in file.readline().split(",")]
+        head = next(cells(path), (0, []))[1]
         if not {"emotion", "pixels"} <= set(head):
             return None
         if path.name in WHOLE:

@@ -2,17 +2,18 @@
 
 Row i of ``fer2013new.csv`` belongs to row i of ``fer2013.csv``; ``Image name`` counts the rows that
 were kept, it is no row number. The other form is ``FER2013Train/label.csv`` and its two brothers,
-without header, beside the pictures. Votes become targets as in microsoft/FERPlus ``ferplus.py``
-(Barsoum et al. 2016); results differ with the way, so the protocol names it.
+without header, beside the pictures. How votes become targets changes results,
+so the protocol says it (``labels/votes.py``). Source: microsoft/FERPlus, Barsoum et al. 2016.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipeline.labels.votes import TARGETS
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import absent, cells, face, find, need, table, whole
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
@@ -57,51 +58,6 @@ class Row(NamedTuple):
     picture: Path | str
 
 
-def majority(votes: list[int]) -> dict[str, float]:
-    """Return the word with more than half of the votes, single votes not counted."""
-    counted = [vote if vote > 1 else 0 for vote in votes]
-    top = max(range(len(COLUMNS)), key=counted.__getitem__)
-    sure = counted[top] > 0.5 * sum(counted) and top < len(EMOTIONS)
-    return {EMOTIONS[top]: 1.0} if sure else {}
-
-
-def argmax8(votes: list[int]) -> dict[str, float]:
-    """Return the emotion with most votes, the first column of a tie; unknown and NF ignored."""
-    top = max(range(len(EMOTIONS)), key=votes.__getitem__)
-    return {EMOTIONS[top]: 1.0} if votes[top] else {}
-
-
-def probability(votes: list[int]) -> dict[str, float]:
-    """Return the shares of the top emotions that hold 75 % of the votes, at most three."""
-    rest = [vote if vote > 1 else 0 for vote in votes]
-    total, kept, count, emotions = sum(rest), [0] * len(COLUMNS), 0, True
-    taken = 0
-    while taken < 0.75 * total and count < 3 and emotions:
-        top = max(rest)
-        for place in [place for place, vote in enumerate(rest) if vote == top]:
-            kept[place], rest[place] = top, 0
-            taken += top
-            count += 1
-            if place >= len(EMOTIONS):  # unknown or NF ends the search, and goes if others lead
-                emotions = False
-                if sum(kept) > top:
-                    kept[place] = 0
-                    count -= 1
-                break
-    first = max(range(len(COLUMNS)), key=kept.__getitem__)
-    if sum(kept) <= 0.5 * total or count > 3 or first >= len(EMOTIONS):
-        return {}
-    named = {word: vote for word, vote in zip(EMOTIONS, kept, strict=False) if vote}
-    return {word: vote / sum(named.values()) for word, vote in named.items()}
-
-
-TARGETS: dict[str, Callable[[list[int]], dict[str, float]]] = {
-    "majority": majority,
-    "argmax8": argmax8,
-    "probability": probability,
-}
-
-
 def read_rows(root: Path, options: FerplusOptions, protocol: Protocol) -> Rows:
     """Yield one record per face whose votes the protocol turns into a target.
 
@@ -111,7 +67,7 @@ def read_rows(root: Path, options: FerplusOptions, protocol: Protocol) -> Rows:
     target, splits = TARGETS[protocol.settings["target"]], protocol.settings["splits"]
     names: set[str] = set()
     for row in _joined(root, options) if _tables(root, options) else _folders(root):
-        shares = target(row.votes)
+        shares = target(row.votes, EMOTIONS)
         if not row.name:
             yield Dropped("no image name: not a face", row.where)
         elif not shares:

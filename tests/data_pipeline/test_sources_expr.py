@@ -23,6 +23,8 @@ from source_fixtures import (
     rafdb_compound,
 )
 
+from data_pipeline.labels import COMPOUND_EXPRESSIONS
+from data_pipeline.labels.codes import codes
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped, get_source, hash_split
 from face_mllm.errors import UserError
@@ -112,6 +114,10 @@ def test_rafdb_basic_and_compound_keep_apart(tmp_path):
     assert get_source("rafdb_compound").detect(tmp_path) is None
     with pytest.raises(UserError, match="no compound/EmoLabel"):
         read("rafdb_compound", tmp_path)
+
+
+def test_compound_codes_are_the_canonical_words_in_order():
+    assert tuple(codes("rafdb_compound", "compound_expression").values()) == COMPOUND_EXPRESSIONS
 
 
 # --- AffectNet
