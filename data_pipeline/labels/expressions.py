@@ -67,12 +67,13 @@ ADJECTIVES: dict[str, str] = {
 }
 """How a face is called that shows it."""
 
-_BY_WORD: dict[str, str] = {word: name for name in EXPRESSIONS for word in (name, *SYNONYMS[name])}
+SPELLINGS: dict[str, str] = {word: name for name in EXPRESSIONS for word in (name, *SYNONYMS[name])}
+"""Every known spelling -> canonical word."""
 
 
 def find_expression(word: object) -> str | None:
     """Return the canonical expression of ``word`` in any known spelling, or None."""
-    return _BY_WORD.get(str(word).strip().lower().replace("_", " "))
+    return SPELLINGS.get(str(word).strip().lower().replace("_", " "))
 
 
 def canonical_expression(word: object) -> str:
@@ -84,7 +85,7 @@ def canonical_expression(word: object) -> str:
     found = find_expression(word)
     if found is not None:
         return found
-    near = difflib.get_close_matches(str(word).lower(), _BY_WORD, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word).lower(), SPELLINGS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UserError(
         f"unknown expression {word!r}",

@@ -73,19 +73,20 @@ def read_rows(root: Path, options: FolderOptions, protocol: Protocol) -> Rows:
                 )
 
 
-def _subfolders(root: Path) -> list[Path]:
+def subfolders(root: Path) -> list[Path]:
+    """Return the folders in ``root`` in order of name, without what systems leave behind."""
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name not in LITTER)
 
 
 def _class_folders(root: Path) -> Iterator[tuple[str | None, Path]]:
-    if not root.is_dir() or not (top := _subfolders(root)):
+    if not root.is_dir() or not (top := subfolders(root)):
         raise UserError(
             f"{root}: no class folders", "expected root/split/class/*.jpg or root/class/*.jpg"
         )
     splits = [canonical_split(path.name) for path in top]
     for path, split in zip(top, splits, strict=True):
         if all(splits):
-            yield from ((split, folder) for folder in _subfolders(path))
+            yield from ((split, folder) for folder in subfolders(path))
         elif split:
             raise UserError(
                 f"{root}: {path.name!r} looks like a split beside class folders",

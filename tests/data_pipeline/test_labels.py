@@ -20,6 +20,7 @@ from data_pipeline.labels import (
     validate_labels,
 )
 from data_pipeline.labels.attributes import attributes, groups, snake_case
+from data_pipeline.labels.votes import TARGETS
 from face_mllm.errors import UserError
 
 # AU lists of the datasets the readers will meet (EmoLA eval_FABA.py; FABA-Bench)
@@ -159,6 +160,8 @@ def test_good_labels_have_no_problems():
         "head_pose": {"yaw": -40.0, "pitch": 0, "roll": 12.5},
         "gender": "female",
         "facial_actions": {"jawOpen": 0.4},
+        "expression_votes": {"fear": 0.75, "surprise": 0.25},
+        "compound_expression": "fearfully surprised",
         "parameters": {"light": [1, 2]},
     }
     assert validate_labels(labels) == []
@@ -180,6 +183,10 @@ def test_good_labels_have_no_problems():
         ({"head_pose": {"yaw": 200}}, "within -180 to 180"),
         ({"age_band": "more than 70"}, "write it as 70+"),
         ({"gender": "Male"}, "gender: 'Male'"),
+        ({"expression_votes": {"happy": 1.0}}, "happy: not one of neutral"),
+        ({"expression_votes": {"fear": 1.1}}, "fear: 1.1 is not a number within 0 to 1"),
+        ({"expression_votes": {"fear": 0.6, "anger": 0.6}}, "sum to 1.2, more than 1"),
+        ({"compound_expression": "happily sad"}, "compound_expression: 'happily sad'"),
         ({"mood": "fine"}, "not a label key"),
     ],
 )
@@ -224,3 +231,30 @@ def test_every_attribute_finds_itself_in_its_own_wording():
     for name, row in attributes().items():
         assert len(find_leaks([row.phrase, row.question], [name])) == 2, name
         assert len(find_leaks(row.synonyms, [name])) == len(row.synonyms), name
+
+
+# votes: neutral, happiness, surprise, ... contempt, unknown, no face; expected as the official code
+
+EIGHT = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+SPLIT = {"neutral": 0.75, "happiness": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [
+        ((8, 1, 1, 0, 0, 0, 0, 0, 0, 0), ("neutral", "neutral", {"neutral": 1.0})),
+        ((5, 5, 0, 0, 0, 0, 0, 0, 0, 0), ("", "neutral", {"neutral": 0.5, "happiness": 0.5})),
+        ((0, 0, 0, 0, 0, 0, 0, 3, 7, 0), ("", "contempt", {})),
+        ((0, 5, 0, 0, 0, 0, 0, 0, 5, 0), ("", "happiness", {})),
+        (
+            (6, 2, 0, 0, 0, 0, 0, 0, 2, 0),
+            ("neutral", "neutral", {"neutral": 0.75, "happiness": 0.25}),
+        ),
+        ((2, 2, 2, 2, 2, 0, 0, 0, 0, 0), ("", "neutral", {})),  # too many at the top
+        ((1, 1, 1, 1, 1, 1, 1, 1, 1, 1), ("", "neutral", {})),
+        ((0, 0, 0, 0, 0, 0, 0, 0, 0, 10), ("", "", {})),
+    ],
+)
+def test_votes_become_targets(votes, expected):
+    modes = [TARGETS[mode](votes, EIGHT) for mode in ("majority", "argmax", "probability")]
+    assert ["".join(modes[0]), "".join(modes[1]), modes[2]] == list(expected)
