@@ -1,0 +1,105 @@
+"""Traps of attribute, identity and age sets beyond what their miniature distributions hold."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from source_fixtures import celeba, picture
+
+from data_pipeline.labels.attributes import CELEBA_ATTRIBUTES
+from data_pipeline.records import FaceRecord
+from data_pipeline.sources import get_source
+from face_mllm.errors import UserError
+
+
+def read(name, root, protocol=None, **options):
+    source = get_source(name)
+    chosen = source.options(**options)
+    return list(source.read_rows(root, chosen, source.protocol(protocol, chosen)))
+
+
+def records(rows):
+    return {row.id: row for row in rows if isinstance(row, FaceRecord)}
+
+
+def change(path, old, new):
+    text = path.read_bytes().decode()
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1).encode())
+
+
+# --- CelebA
+
+
+def test_celeba_no_beard_is_a_negation_and_never_missing(tmp_path):
+    celeba.write(tmp_path)
+    found = records(read("celeba", tmp_path))
+    assert found["celeba_000001"].labels["attributes"]["beard"] is False
+    assert found["celeba_000003"].labels["attributes"]["beard"] is True
+    assert "no_beard" not in found["celeba_000001"].labels["attributes"]
+    assert len(found["celeba_000003"].labels["attributes"]) == 40
+
+
+@pytest.mark.parametrize("where", [".", "Anno", "../"])
+def test_celeba_is_found_one_level_up_and_down(tmp_path, where):
+    celeba.write(tmp_path / "CelebA")
+    root = tmp_path / "CelebA" / where
+    assert get_source("celeba").detect(root).name == "official lists (txt)"
+    (first, *_) = read("celeba", root)
+    assert Path(first.image).is_file()
+
+
+def write_csv_copy(root):
+    """The csv copies: header, no count, no identities, and the picture folder twice."""
+    for file in celeba.PRESENT:
+        picture(root / "img_align_celeba/img_align_celeba" / file)
+    attributes = [[file, *celeba.cells(p, ",").split(",")] for file, p in celeba.PRESENT.items()]
+    tables = {
+        "list_attr_celeba.csv": [["image_id", *CELEBA_ATTRIBUTES], *attributes],
+        "list_eval_partition.csv": [["image_id", "partition"], *celeba.PARTITION.items()],
+    }
+    for name, rows in tables.items():
+        with (root / name).open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+def test_celeba_csv_copies_read_alike(tmp_path):
+    write_csv_copy(tmp_path)
+    found = records(read("celeba", tmp_path))
+    assert {key: (row.split, row.labels) for key, row in found.items()} == celeba.RECORDS
+    assert all(row.subject == key and Path(row.image).is_file() for key, row in found.items())
+    variant = get_source("celeba").detect(tmp_path)
+    assert variant.name == "lists as csv (Kaggle)"
+    assert "identity_CelebA.txt" in variant.missing
+    assert "its own subject" in variant.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        (
+            "Anno/list_attr_celeba.txt",
+            "000002.jpg -1",
+            "000002.jpg 0",
+            "row 2, column '5_o_C.*: '0'",
+        ),
+        ("Anno/list_attr_celeba.txt", "000003.jpg -1", "000003.jpg x", "row 3, .*'x' is none of"),
+        ("Anno/list_attr_celeba.txt", "4\r\n", "5\r\n", "4 rows where line 1 says 5"),
+        ("Anno/list_attr_celeba.txt", "4\r\n", "names\r\n", "line 1 is not the number"),
+        ("Anno/list_attr_celeba.txt", "000002.jpg -1", "000002.jpg -1 1", r"list_attr.*line 4"),
+    ],
+)
+def test_celeba_broken_lists_are_named(tmp_path, name, old, new, said):
+    celeba.write(tmp_path)
+    change(tmp_path / name, old, new)
+    with pytest.raises(UserError, match=said):
+        read("celeba", tmp_path)
+
+
+def test_celeba_missing_lists_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"not CelebA: no list_attr_celeba.txt"):
+        read("celeba", tmp_path)
+    celeba.write(tmp_path)
+    (tmp_path / "Eval/list_eval_partition.txt").unlink()
+    with pytest.raises(UserError, match=r"list_eval_partition.txt: no such file"):
+        read("celeba", tmp_path)
