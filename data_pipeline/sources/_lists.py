@@ -205,3 +205,22 @@ class Flags:
         if "male" in known:
             found["gender"] = "male" if known["male"] else "female"
         return found
+
+
+def translated(column: pd.Series, meaning: Mapping[Any, Any], path: Path) -> list[Any]:
+    """Return the words of a text column in canonical form; case and outer spaces do not count.
+
+    Raises:
+        UserError: naming file, row and column of the first word without meaning.
+    """
+    words = column.str.strip().str.lower()
+    table = {str(code).lower(): value for code, value in meaning.items()}
+    unknown = ~words.isin(list(table))
+    if unknown.any():
+        row = column.index[unknown.argmax()]
+        raise UserError(
+            f"{path}: row {row}, column {column.name!r}: {column[row]!r} is none of "
+            f"{', '.join(map(str, meaning))}",
+            "mend the row or download the file again",
+        )
+    return [table[word] for word in words]

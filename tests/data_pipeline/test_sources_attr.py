@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from source_fixtures import celeba, picture
+from source_fixtures import celeba, fairface, picture
 
 from data_pipeline.labels.attributes import CELEBA_ATTRIBUTES
 from data_pipeline.records import FaceRecord
@@ -103,3 +103,34 @@ def test_celeba_missing_lists_are_named(tmp_path):
     (tmp_path / "Eval/list_eval_partition.txt").unlink()
     with pytest.raises(UserError, match=r"list_eval_partition.txt: no such file"):
         read("celeba", tmp_path)
+
+
+# --- FairFace
+
+
+def test_fairface_dates_are_reported_and_read_back(tmp_path):
+    fairface.write(tmp_path / "FairFace")
+    variant = get_source("fairface").detect(tmp_path)
+    assert "9-Mar" in variant.notes[0]
+    assert variant.name == "pictures of margin025"
+    assert variant.missing == ()
+    for row in read("fairface", tmp_path):
+        assert Path(row.image).is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("9-Mar", "3-Sep", "row 2, column 'age': '3-Sep' is no age band"),
+        ("9-Mar", "Mar-09", "row 2, column 'age': 'Mar-09' is no age band"),
+        ("9-Mar", "20-30", "'20-30' is no age band"),
+        ("Female", "f", "row 2, column 'gender': 'f' is none of Male, Female"),
+        ("FALSE", "", "row 3, column 'service_test': '' is none of"),
+        ("file,age", "file,years", "no column 'age'.*columns are file, years"),
+    ],
+)
+def test_fairface_cells_without_meaning_are_named(tmp_path, old, new, said):
+    fairface.write(tmp_path)
+    change(tmp_path / "fairface_label_train.csv", old, new)
+    with pytest.raises(UserError, match=f"fairface_label_train.csv: .*{said}"):
+        read("fairface", tmp_path)
