@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
-from source_fixtures import celeba, fairface, picture
+from source_fixtures import afad, celeba, fairface, picture, utkface
 
 from data_pipeline.labels.attributes import CELEBA_ATTRIBUTES
 from data_pipeline.records import FaceRecord
-from data_pipeline.sources import get_source
+from data_pipeline.sources import Dropped, get_source
 from face_mllm.errors import UserError
 
 
@@ -134,3 +134,40 @@ def test_fairface_cells_without_meaning_are_named(tmp_path, old, new, said):
     change(tmp_path / "fairface_label_train.csv", old, new)
     with pytest.raises(UserError, match=f"fairface_label_train.csv: .*{said}"):
         read("fairface", tmp_path)
+
+
+# --- UTKFace, AFAD
+
+
+def test_utkface_photographs_drop_what_is_malformed(tmp_path):
+    names = ("61_3_20170109150557335.jpg", "53__0_20170116184028385.jpg")
+    for name in ("26_0_1_20170116184028385.jpg", *names):
+        picture(tmp_path / "part1" / name)
+    (tmp_path / "part2").mkdir()
+    (tmp_path / "part2/55_0_0_20170116232725357jpg").write_bytes(b"")
+    (tmp_path / "part2/117_0_0_20170116232725357.jpg").write_bytes(b"")
+    (tmp_path / "part2/landmark_list_part2.txt").write_text("")
+    picture(tmp_path / "part2/26_0_1_20170116184028385.jpg")
+    variant = get_source("utkface").detect(tmp_path)
+    assert (variant.name, variant.missing) == ("photographs (part1-3)", ("part3",))
+    found = read("utkface", tmp_path)
+    assert list(records(found)) == ["utkface_26_0_1_20170116184028385"]
+    reasons = [(row.reason, row.where) for row in found if isinstance(row, Dropped)]
+    assert [reason for reason, _ in reasons].count("malformed name") == 4
+    assert ("same name in another folder", "part2/26_0_1_20170116184028385.jpg") in reasons
+
+
+def test_utkface_root_may_be_the_flat_folder(tmp_path):
+    utkface.write(tmp_path)
+    assert len(records(read("utkface", tmp_path / "UTKFace"))) == 3
+    with pytest.raises(UserError, match="not UTKFace"):
+        read("utkface", tmp_path / "nothing")
+
+
+def test_afad_lite_and_root_one_level_down(tmp_path):
+    afad.write(tmp_path)
+    assert get_source("afad").detect(tmp_path / "AFAD-Full/18").name == "Lite (ages 15-40)"
+    picture(tmp_path / "AFAD-Full/72/112/9-0.jpg")
+    assert get_source("afad").detect(tmp_path).name == "Full (ages beyond 40)"
+    with pytest.raises(UserError, match="not AFAD"):
+        read("afad", tmp_path / "AFAD-Full/18/111")
