@@ -17,14 +17,21 @@ from face_mllm.errors import UserError
 CHUNK = 20_000  # rows of a table in memory at a time
 
 
-def home(root: Path, *marks: str) -> Path | None:
+def home(root: Path, *marks: str, inner: Sequence[str] = ()) -> Path | None:
     """Return the folder of a distribution: the first of these that holds one of ``marks``.
 
     Looked at are the root, the folders in it and the one it lies in, which is how far users are
     off when they unpack archives.
+
+    Args:
+        root: as the user gave it.
+        marks: paths that only this dataset has.
+        inner: names of the dataset's own folders; a root so named is taken one level up.
     """
     if not root.is_dir():
         return None
+    if root.name in inner:
+        root = root.resolve().parent
     if _holds(root, marks):
         return root
     with os.scandir(root) as entries:
@@ -42,13 +49,13 @@ def first(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def need_home(root: Path, what: str, *marks: str) -> Path:
+def need_home(root: Path, what: str, *marks: str, inner: Sequence[str] = ()) -> Path:
     """Return :func:`home`.
 
     Raises:
         UserError: naming the file that makes a folder ``what``.
     """
-    found = home(root, *marks)
+    found = home(root, *marks, inner=inner)
     if found is None:
         raise UserError(
             f"{root}: not {what}: no {Path(marks[0]).name}",

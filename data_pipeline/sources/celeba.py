@@ -31,6 +31,7 @@ from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Var
 from face_mllm.errors import UserError
 
 FOLDERS = ("", "Anno/", "Eval/")
+INNER = ("Anno", "Eval", "Img")
 PICTURES = {
     "aligned": (  # the deeper folder first: the Kaggle archive holds the name twice
         "img_align_celeba/img_align_celeba",
@@ -63,14 +64,9 @@ ATTRIBUTES, PARTITION = _names("list_attr_celeba"), _names("list_eval_partition"
 IDENTITY, BOXES = _names("identity_CelebA"), _names("list_bbox_celeba")
 
 
-def _top(root: Path) -> Path:
-    """Return the folder above when the root is one of the three of the official archive."""
-    return root.resolve().parent if root.name in ("Anno", "Eval", "Img") else root
-
-
 def detect(root: Path) -> Variant | None:
     """Recognise CelebA by its attribute list."""
-    base = home(_top(root), *ATTRIBUTES)
+    base = home(root, *ATTRIBUTES, inner=INNER)
     if base is None:
         return None
     official = need(base, *ATTRIBUTES).suffix == ".txt"
@@ -86,7 +82,7 @@ def read_rows(root: Path, options: CelebaOptions, protocol: Protocol) -> Rows:
     Raises:
         UserError: a list that is not there, or a cell that is neither -1 nor 1.
     """
-    base, name = need_home(_top(root), "CelebA", *ATTRIBUTES), options.name or "celeba"
+    base, name = need_home(root, "CelebA", *ATTRIBUTES, inner=INNER), options.name or "celeba"
     path = need(base, *ATTRIBUTES)
     table = _read(path)
     split_of = _lookup(need(base, *PARTITION), ("partition",))["partition"].map(

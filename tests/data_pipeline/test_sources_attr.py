@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from source_fixtures import afad, celeba, fairface, picture, utkface
+from source_fixtures import afad, celeba, fairface, maadface, picture, utkface, vggface2
 
 from data_pipeline.labels.attributes import CELEBA_ATTRIBUTES
 from data_pipeline.records import FaceRecord
@@ -171,3 +171,49 @@ def test_afad_lite_and_root_one_level_down(tmp_path):
     assert get_source("afad").detect(tmp_path).name == "Full (ages beyond 40)"
     with pytest.raises(UserError, match="not AFAD"):
         read("afad", tmp_path / "AFAD-Full/18/111")
+
+
+# --- VGGFace2, MAAD-Face
+
+
+def test_vggface2_falls_back_to_folders(tmp_path):
+    vggface2.write(tmp_path)
+    listed = [row.id for row in read("vggface2", tmp_path)]
+    (tmp_path / "bb_landmark/loose_bb_train.csv").unlink()
+    (tmp_path / "test_list.txt").unlink()
+    walked = read("vggface2", tmp_path / "meta")
+    assert [row.id for row in walked] == listed
+    assert all(Path(row.image).is_file() and row.box == () for row in walked)
+
+
+def test_vggface2_says_what_is_missing(tmp_path):
+    vggface2.write(tmp_path)
+    change(tmp_path / "meta/identity_meta.csv", "1, m,", "1, x,")
+    with pytest.raises(UserError, match=r"identity_meta.csv: row 2: no gender"):
+        read("vggface2", tmp_path)
+    (tmp_path / "meta/identity_meta.csv").unlink()
+    assert get_source("vggface2").detect(tmp_path).missing == ("meta/identity_meta.csv",)
+    with pytest.raises(UserError, match="not VGGFace2"):
+        read("vggface2", tmp_path)
+
+
+def test_vggface2_without_lists_or_pictures(tmp_path):
+    (tmp_path / "identity_meta.csv").write_text(vggface2.META)
+    with pytest.raises(UserError, match=r"no loose_bb_train.csv"):
+        read("vggface2", tmp_path)
+
+
+def test_maadface_pictures_may_lie_elsewhere(tmp_path):
+    maadface.write(tmp_path / "vgg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "vgg/MAAD_Face.csv").rename(tmp_path / "labels/MAAD_Face.csv")
+    assert "images:" in get_source("maadface").detect(tmp_path / "labels").notes[0]
+    rows = read("maadface", tmp_path / "labels", images=tmp_path / "vgg")
+    assert [Path(row.image).is_file() for row in rows] == [True, True, True, False]
+
+
+def test_maadface_unknown_codes_are_named(tmp_path):
+    maadface.write(tmp_path)
+    change(tmp_path / "MAAD_Face.csv", "n000003,1,0", "n000003,2,0")
+    with pytest.raises(UserError, match="row 3, column 'Male': '2' is none of 1, -1, 0"):
+        read("maadface", tmp_path)
