@@ -4,7 +4,17 @@ import csv
 from pathlib import Path
 
 import pytest
-from source_fixtures import afad, celeba, fairface, maadface, picture, utkface, vggface2
+from source_fixtures import (
+    afad,
+    celeba,
+    fairface,
+    ffhq_features,
+    maadface,
+    morph2,
+    picture,
+    utkface,
+    vggface2,
+)
 
 from data_pipeline.labels.attributes import CELEBA_ATTRIBUTES
 from data_pipeline.records import FaceRecord
@@ -217,3 +227,38 @@ def test_maadface_unknown_codes_are_named(tmp_path):
     change(tmp_path / "MAAD_Face.csv", "n000003,1,0", "n000003,2,0")
     with pytest.raises(UserError, match="row 3, column 'Male': '2' is none of 1, -1, 0"):
         read("maadface", tmp_path)
+
+
+# --- FFHQ-Features, MORPH-II
+
+
+def test_ffhq_pictures_flat_and_elsewhere(tmp_path):
+    ffhq_features.write(tmp_path / "a")
+    assert all(
+        Path(row.image).is_file() for row in records(read("ffhq_features", tmp_path)).values()
+    )
+    (tmp_path / "a/images1024x1024").rename(tmp_path / "away")
+    variant = get_source("ffhq_features").detect(tmp_path / "a/json")
+    assert (variant.name, variant.missing) == ("json without pictures", ("images1024x1024",))
+    picture(tmp_path / "flat/00000.jpg")
+    (row, *_) = read("ffhq_features", tmp_path / "a", images=tmp_path / "flat")
+    assert row.image == str(tmp_path / "flat/00000.jpg")
+
+
+@pytest.mark.parametrize("text", ["{}", "[", "[3]", '[{"faceAttributes": {"smile": "much"}}]'])
+def test_ffhq_broken_json_is_named(tmp_path, text):
+    ffhq_features.write(tmp_path)
+    (tmp_path / "json/00001.json").write_text(text)
+    with pytest.raises(UserError, match=r"00001\.json: "):
+        read("ffhq_features", tmp_path)
+
+
+def test_morph2_pictures_are_found_and_cells_checked(tmp_path):
+    morph2.write(tmp_path / "MORPH")
+    assert all(Path(row.image).is_file() for row in read("morph2", tmp_path))
+    change(tmp_path / "MORPH/morph_2008_nonCommercial.csv", "NULL,24,", "NULL,-24,")
+    with pytest.raises(UserError, match="row 3, column 'age': '-24' is no age"):
+        read("morph2", tmp_path)
+    change(tmp_path / "MORPH/morph_2008_nonCommercial.csv", "W,F,", "W,,")
+    with pytest.raises(UserError, match="row 3, column 'gender': '' is none of M, F"):
+        read("morph2", tmp_path)
