@@ -1,12 +1,14 @@
 """Traps of attribute, identity and age sets beyond what their miniature distributions hold."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from source_fixtures import (
     afad,
     celeba,
+    celeba_dialog,
     fairface,
     ffhq_features,
     maadface,
@@ -262,3 +264,40 @@ def test_morph2_pictures_are_found_and_cells_checked(tmp_path):
     change(tmp_path / "MORPH/morph_2008_nonCommercial.csv", "W,F,", "W,,")
     with pytest.raises(UserError, match="row 3, column 'gender': '' is none of M, F"):
         read("morph2", tmp_path)
+
+
+# --- CelebA-Dialog
+
+
+def test_celeba_dialog_captions_and_pictures(tmp_path):
+    celeba_dialog.write(tmp_path)
+    found = records(read("celeba_dialog", tmp_path))
+    assert found["celeba_dialog_000001"].caption == "This man has a bushy beard."
+    assert all(Path(row.image).is_file() for row in found.values())
+    change(tmp_path / "val_attr_list.txt", "1 2 1 3 5", "1 2 1 3 6")
+    with pytest.raises(UserError, match=r"val_attr_list.txt: row 1 \(000003.jpg\): not five"):
+        read("celeba_dialog", tmp_path)
+
+
+def test_celeba_dialog_hq_edition_without_lists(tmp_path):
+    (tmp_path / "text_hq").mkdir()
+    captions = {"0.jpg": {"overall_caption": "She smiles."}, "5380.jpg": {"overall_caption": ""}}
+    (tmp_path / "text_hq/captions_hq.json").write_text(json.dumps(captions))
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/identity_hq.txt").write_text("0.jpg 1437\n")
+    picture(tmp_path / "images_hq/image/0.jpg")
+    variant = get_source("celeba_dialog").detect(tmp_path)
+    assert variant.name == "HQ numbers: captions"
+    assert variant.missing == ("train_attr_list.txt",)
+    (row,) = read("celeba_dialog", tmp_path)
+    assert (row.caption, row.subject) == ("She smiles.", "celeba_dialog_1437")
+    assert (row.labels, Path(row.image).is_file()) == ({}, True)
+
+
+def test_celeba_dialog_combined_list_has_no_splits(tmp_path):
+    rows = "2\nBangs Eyeglasses No_Beard Smiling Young\n000001.jpg 0 0 0 0 2\n"
+    (tmp_path / "combined_annotation.txt").write_text(rows)
+    (row,) = read("celeba_dialog", tmp_path)
+    assert row.labels["age_band"] == "30-39"
+    with pytest.raises(UserError, match="not CelebA-Dialog"):
+        read("celeba_dialog", tmp_path / "x")
