@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +42,7 @@ ROLES = {"human": "user", "user": "user"} | {
 TOKEN = re.compile(r"\s*<image>\s*")
 GAP = re.compile(r"[\s,]*")
 PIECE = 1 << 20
+MOST_FILES = 50
 LARGEST = 1 << 26  # characters of one conversation; beyond that the file is broken
 
 
@@ -100,15 +101,21 @@ def _find(root: Path, turns: str) -> Path | None:
     """Return the one file in ``root`` (or ``root`` itself) whose first object has ``turns``."""
     files = sorted(root.glob("*.json*")) if root.is_dir() else [root]
     found = [path for path in files if path.suffix.lower() in (".json", ".jsonl")]
-    found = [path for path in found if turns in _head(path)]
+    if len(found) > MOST_FILES:  # one json per picture: another dataset
+        return None
+    found = [path for path in found if path.is_file() and _speaks(path, turns)]
     return found[0] if len(found) == 1 else None
 
 
-def _head(path: Path) -> Mapping[str, Any]:
+def _speaks(path: Path, turns: str) -> bool:
+    """Look at the head before parsing: the first line may be the whole of another large file."""
+    with path.open("rb") as file:
+        if f'"{turns}"'.encode() not in file.read(PIECE):
+            return False
     try:
-        return next(iter_objects(path), (0, {}))[1]
+        return turns in next(iter_objects(path), (0, {}))[1]
     except UserError:
-        return {}
+        return False
 
 
 def iter_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
