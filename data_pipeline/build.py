@@ -158,7 +158,9 @@ class _Job:
             ready.entry.tasks,
             record.caption,
         )
-        record = replace(record, qa=qas)
+        tasks = ready.entry.tasks
+        own = [qa for qa in record.qa if tasks is None or qa.task in tasks]
+        record = replace(record, qa=(*self.leaks.clean_questions(own), *qas))
         self.leaks.add(record)
         if record.split == "train":
             count_answers(self.candidates, qas, self.balanced)

@@ -39,7 +39,8 @@ class SourceEntry(BaseModel):
         source: registered name (``synth``, ``records``, ``table``, ``folder``, ...).
         root: file or folder, absolute or relative to the recipe.
         protocol: named split and label rules; the source's documented default when absent.
-        tasks: ask only these (``expression``, ``action_unit``, ...).
+        tasks: ask only these (``expression``, ``action_unit``, ...; ``vqa`` are the questions
+            a source brings along).
         take: ``all``, ``first:N`` (of each split, in source order) or ``random:P%``.
         weight: factor on the loss weight of this source's training questions.
     """
@@ -63,7 +64,7 @@ class SourceEntry(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        known = sorted({key.split("/")[0] for key in shipped_templates()})
+        known = sorted({key.split("/")[0] for key in shipped_templates()} | {"vqa"})
         for task in value or ():
             if task not in known:
                 raise ValueError(f"no task {task!r}; tasks are {', '.join(known)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from data_pipeline.labels.action_units import is_active
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
 from data_pipeline.questions.forms import digest
-from data_pipeline.records import SPLITS, FaceRecord
+from data_pipeline.records import QA, SPLITS, FaceRecord
 from data_pipeline.sources import Dropped
 from face_mllm.errors import UserError
 
@@ -174,6 +174,7 @@ class LeakCheck:
     held_out: tuple[str, ...]
     texts: int = 0
     captions_removed: int = 0
+    questions_removed: int = 0
 
     def clean_caption(self, caption: str) -> str:
         """Return a source's own caption, or nothing when it mentions a held-out attribute."""
@@ -181,6 +182,16 @@ class LeakCheck:
             return caption
         self.captions_removed += 1
         return ""
+
+    def clean_questions(self, questions: Iterable[QA]) -> tuple[QA, ...]:
+        """Return a source's own questions without those that mention a held-out attribute."""
+        asked = tuple(questions)
+        clean = tuple(qa for qa in asked if not any(map(self._mentions, _words(qa))))
+        self.questions_removed += len(asked) - len(clean)
+        return clean
+
+    def _mentions(self, text: str) -> bool:
+        return mentions(text, self.held_out) is not None
 
     def add(self, record: FaceRecord) -> None:
         """Check one record.
@@ -206,6 +217,7 @@ class LeakCheck:
             "texts_checked": self.texts,
             "leaks": 0,
             "captions_removed": self.captions_removed,
+            "questions_removed": self.questions_removed,
         }
 
 
@@ -213,9 +225,11 @@ def _texts(record: FaceRecord) -> Iterator[str]:
     if record.caption:
         yield record.caption
     for qa in record.qa:
-        yield qa.question
-        yield qa.answer
-        yield from qa.choices
+        yield from _words(qa)
+
+
+def _words(qa: QA) -> tuple[str, ...]:
+    return (qa.question, qa.answer, *qa.choices)
 
 
 def new_tallies() -> dict[str, LabelTally]:
