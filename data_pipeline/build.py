@@ -147,7 +147,7 @@ class _Job:
         opened = _with_image(record, self.recipe.images == "embed", self.recipe.min_side)
         if isinstance(opened, Dropped) or ready.faces.mode == "none":
             return [opened]
-        return crop_record(opened, ready.faces, self.recipe.min_side)
+        return crop_record(opened, ready.faces)
 
     def _admit(self, record: FaceRecord, ready: Ready, writer: DatasetWriter) -> None:
         self.identities.add(record)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 # both eyes, nose, corners of the mouth as shares of the upright square around a detected box: the
@@ -17,7 +18,7 @@ from PIL import Image
 TEMPLATE = ((0.33, 0.38), (0.67, 0.38), (0.5, 0.58), (0.357, 0.73), (0.643, 0.73))
 
 
-def similarity(source: Sequence[Sequence[float]], target: Sequence[Sequence[float]]) -> np.ndarray:
+def similarity(source: ArrayLike, target: ArrayLike) -> np.ndarray:
     """Return the turn, scale and shift that take ``source`` closest to ``target``, never a mirror.
 
     Closed form of the least squares problem (Umeyama 1991, eq. 40-42).
@@ -41,7 +42,7 @@ def similarity(source: Sequence[Sequence[float]], target: Sequence[Sequence[floa
     return np.column_stack([scale * turn, mean_b - scale * turn @ mean_a])
 
 
-def eyes_matrix(landmarks5: Sequence[Sequence[float]], size: int, margin: float) -> np.ndarray:
+def eyes_matrix(landmarks5: ArrayLike, size: int, margin: float) -> np.ndarray:
     """Return the transform that lays five landmarks onto the template in a crop of ``size`` px."""
     target = (np.array(TEMPLATE) + margin) / (1 + 2 * margin) * size
     return similarity(landmarks5, target)
@@ -66,7 +67,7 @@ def turn_of(matrix: np.ndarray) -> float:
     return math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
 
 
-def moved(points: Sequence[Sequence[float]], matrix: np.ndarray) -> np.ndarray:
+def moved(points: ArrayLike, matrix: np.ndarray) -> np.ndarray:
     """Return points [N, 2] taken through the transform."""
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
 

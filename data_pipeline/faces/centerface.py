@@ -19,7 +19,6 @@ from data_pipeline.faces.detector import Face, overlap
 from face_mllm.errors import UserError
 
 SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-LONGEST = 640  # px; larger photographs are shrunk to it before the search
 STRIDE, CELL = 32, 4  # of the input size; of the output maps
 FLOOR = 0.2  # scores below are noise
 OVERLAP = 0.3  # of two boxes that are one face
@@ -46,9 +45,9 @@ class CenterFace:
 
     def __call__(self, image: Image.Image) -> list[Face]:
         """Return the faces of an RGB picture, the best score first."""
-        pixels, scale = _prepared(image)
-        maps = self.session.run(list(_OUTPUTS), {_INPUT: pixels})
-        return decode(*(each[0] for each in maps), scale)
+        maps = self.session.run(list(_OUTPUTS), {_INPUT: _pixels(image)})
+        heat, size, offset, points = (each[0] for each in maps)
+        return decode(heat, size, offset, points)
 
 
 def weights_file() -> Path:
@@ -80,20 +79,16 @@ def _free_sized(path: Path) -> bytes:
     return model.SerializeToString()
 
 
-def _prepared(image: Image.Image) -> tuple[np.ndarray, float]:
-    """Return pixels [1, 3, H, W] of 0-255 padded to whole strides, and their scale."""
-    scale = min(1.0, LONGEST / max(image.size))
-    if scale < 1:
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Return [1, 3, H, W] of 0-255, padded with black to whole strides."""
     width, height = (-(-side // STRIDE) * STRIDE for side in image.size)
     canvas = np.zeros((height, width, 3), dtype=np.float32)
     canvas[: image.height, : image.width] = np.asarray(image)
-    return np.ascontiguousarray(canvas.transpose(2, 0, 1)[None]), scale
+    return np.ascontiguousarray(canvas.transpose(2, 0, 1)[None])
 
 
 def decode(
-    heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, scale: float
+    heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray
 ) -> list[Face]:
     """Turn the output maps of one picture into faces.
 
@@ -102,7 +97,6 @@ def decode(
         size: [2, H, W] logarithm of height and width in cells.
         offset: [2, H, W] of the centre from that of its cell, y then x, in cells.
         points: [10, H, W] landmarks as shares of the box, y then x.
-        scale: by which the picture was shrunk.
     """
     rows, columns = np.nonzero(heat[0] > FLOOR)
     scores = heat[0, rows, columns]
@@ -113,8 +107,8 @@ def decode(
     boxes = np.stack([corners[1], corners[0], corners[1] + sides[1], corners[0] + sides[0]], 1)
     return [
         Face(
-            box=tuple((boxes[i] / scale).tolist()),
-            landmarks5=tuple((x, y) for y, x in (marks[:, :, i] / scale).tolist()),
+            box=tuple(boxes[i].tolist()),
+            landmarks5=tuple((x, y) for y, x in marks[:, :, i].tolist()),
             score=float(scores[i]),
         )
         for i in distinct(boxes, scores)

@@ -80,15 +80,20 @@ def find_faces(
 
     Args:
         image: upright RGB photograph.
-        policy: sets the least score.
+        policy: sets the least score and the least size.
         detector: the default one when None.
 
     Raises:
         UserError: no detector is installed.
     """
-    found = (detector or default_detector())(image)
-    sure = [face for face in found if face.score >= policy.min_score]
-    return sorted(sure, key=lambda face: (-face.area, face.box))
+    shrink = min(1.0, policy.search / max(image.size))
+    small = image
+    if shrink < 1:
+        width, height = (max(1, round(side * shrink)) for side in image.size)
+        small = image.resize((width, height), Image.Resampling.BILINEAR)
+    found = [face.placed(1 / shrink) for face in (detector or default_detector())(small)]
+    count = [f for f in found if f.score >= policy.min_score and f.shorter >= policy.min_side]
+    return sorted(count, key=lambda face: (-face.area, face.box))
 
 
 def cut_face(image: Image.Image, face: Face, policy: FacePolicy) -> Crop:
@@ -103,7 +108,6 @@ def cut_face(image: Image.Image, face: Face, policy: FacePolicy) -> Crop:
 def crop_record(
     record: FaceRecord,
     policy: FacePolicy,
-    min_side: int = 1,
     detector: FaceDetector | None = None,
 ) -> list[FaceRecord | Dropped]:
     """Turn the record of a photograph into records of faces.
@@ -117,7 +121,6 @@ def crop_record(
     Args:
         record: its image can be a path or bytes.
         policy: with mode ``detect``.
-        min_side: faces whose box has a shorter side in the photograph are dropped.
         detector: the default one when None; it is loaded only if it is needed.
 
     Raises:
@@ -132,14 +135,11 @@ def crop_record(
         return [Dropped("image unreadable", record.id)]
     boxed = bool(record.box) and policy.use_boxes
     if boxed:
-        found = _face_of_box(image, record.box, policy, detector)
+        faces = _face_of_box(image, record.box, policy, detector)
     else:
-        found = find_faces(image, policy, detector) or NO_FACE
-    if isinstance(found, str):
-        return [Dropped(found, record.id)]
-    faces = [face for face in found if face.shorter >= min_side]
-    if not faces:
-        return [Dropped(f"face smaller than {min_side} px", record.id)]
+        faces = find_faces(image, policy, detector) or NO_FACE
+    if isinstance(faces, str):
+        return [Dropped(faces, record.id)]
     if len(faces) > 1 and policy.several == "error":
         raise UserError(
             f"{record.id}: {len(faces)} faces in one picture, and `several: error`",
@@ -172,23 +172,19 @@ def _face_of_box(
     centre = ((x0 + x1) / 2, (y0 + y1) / 2)
     if not (0 < centre[0] < image.width and 0 < centre[1] < image.height and x0 < x1 and y0 < y1):
         return BOX_OUTSIDE
+    if min(x1 - x0, y1 - y0) < policy.min_side:
+        return f"face smaller than {policy.min_side} px"
     if policy.align == "none":
         return [Face((x0, y0, x1, y1))]
     wide, high = (x1 - x0) * LOOK_AROUND, (y1 - y0) * LOOK_AROUND
     left, top = max(0, round(x0 - wide)), max(0, round(y0 - high))
     right, bottom = min(image.width, round(x1 + wide)), min(image.height, round(y1 + high))
     near = find_faces(image.crop((left, top, right, bottom)), policy, detector)
-    within = [_shifted(face, left, top) for face in near]
+    within = [face.placed(1.0, left, top) for face in near]
     shared = overlap(np.array(box, dtype=float), np.array([f.box for f in within]).reshape(-1, 4))
     if not within or shared.max() < SAME_FACE:
         return NO_LANDMARKS
     return [replace(within[int(shared.argmax())], box=(x0, y0, x1, y1))]
-
-
-def _shifted(face: Face, left: float, top: float) -> Face:
-    x0, y0, x1, y1 = face.box
-    marks = tuple((x + left, y + top) for x, y in face.landmarks5)
-    return replace(face, box=(x0 + left, y0 + top, x1 + left, y1 + top), landmarks5=marks)
 
 
 def _named(record: FaceRecord, faces: int) -> list[FaceRecord]:
@@ -211,9 +207,9 @@ def _face_record(record: FaceRecord, crop: Crop, how: dict[str, Any]) -> FaceRec
 def labels_in_crop(labels: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
     """Return the labels as they hold in the crop: landmarks moved, head pose turned with it."""
     changed = dict(labels)
-    if "landmarks" in labels:
-        points = np.asarray(labels["landmarks"], dtype=np.float64)
-        changed["landmarks"] = np.round(moved(points, matrix), 2).tolist()
+    points = np.array(changed.pop("landmarks", None), dtype=object)
+    if points.ndim == 2 and points.shape[1] == 2:  # in another shape nobody knows what to move
+        changed["landmarks"] = np.round(moved(points.astype(float), matrix), 2).tolist()
     if "head_pose" in labels and abs(turn_of(matrix)) > 1e-9:
         changed.pop("head_pose")
         if pose := turned_pose(labels["head_pose"], turn_of(matrix)):

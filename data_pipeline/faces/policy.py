@@ -28,6 +28,9 @@ class FacePolicy(BaseModel):
         margin: room on every side, as a share of the box's longer side.
         size: side of the crop in pixels.
         min_score: faces the detector is less sure of do not count.
+        min_side: faces whose box has a shorter side (px of the photograph) do not count.
+        search: a photograph whose longer side has more pixels is shrunk to it before the search;
+            more finds smaller faces, at a cost that grows with its square.
         several: of several faces take the ``largest`` or ``all``, or stop (``error``).
         use_boxes: where a record of a source carries a box, that is its face; else, or where
             there is none, the detector looks for faces.
@@ -40,6 +43,8 @@ class FacePolicy(BaseModel):
     margin: float = Field(default=0.1, ge=0, le=4)
     size: int = Field(default=224, ge=16, le=4096)
     min_score: float = Field(default=0.5, gt=0, le=1)
+    min_side: int = Field(default=16, ge=1)
+    search: int = Field(default=640, ge=64, le=8192)
     several: Literal["largest", "all", "error"] = "largest"
     use_boxes: bool = True
 
