@@ -1,6 +1,5 @@
 """The detector of the extra ``faces``: its output maps by hand, and rendered faces for real."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from PIL import Image
 
 from data_pipeline.faces import default_detector
 from data_pipeline.faces import detector as detector_module
-from data_pipeline.faces.align import eyes_matrix, turn_of
 from data_pipeline.faces.centerface import decode, weights_file
 from face_mllm.errors import UserError
 
