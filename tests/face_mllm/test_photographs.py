@@ -37,8 +37,6 @@ def model(tmp_path, monkeypatch):
     monkeypatch.setattr(crop_module, "default_detector", lambda: two_faces)
 
     class Stub:
-        asked = []
-
         @classmethod
         def from_pretrained(cls, folder):
             return cls()
