@@ -166,26 +166,26 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]
     Raises:
         UserError: when the job was begun with other settings.
     """
-    _same_settings(folder / "settings.json", settings)
     journal = Journal(folder / "journal.jsonl")
     try:
+        _same_settings(folder / "settings.json", settings, begun=bool(journal.usage))
         yield journal
     finally:
         journal.close()
 
 
-def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    if not path.exists():
+def _same_settings(path: Path, settings: Mapping[str, Any], begun: bool) -> None:
+    if not begun or not path.exists():
         part = path.with_suffix(".part")
         part.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(part, path)
         return
     try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid json", f"remove {path.parent} to start anew") from error
     wanted = json.loads(json.dumps(settings))
-    changed = [key for key in {**begun, **wanted} if begun.get(key) != wanted.get(key)]
+    changed = [key for key in {**before, **wanted} if before.get(key) != wanted.get(key)]
     if changed:
         raise UserError(
             f"{path.parent} was begun with other settings: {', '.join(sorted(changed))} differ",

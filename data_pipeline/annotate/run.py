@@ -93,7 +93,12 @@ def annotate(
             run.ask(progress or (lambda *_: None))
             run.check_answered()
             labels = tuple(spec.label for spec in annotators)
-            job = Job(labels, settings, faces.about, options.keep_labels)
+            job = Job(
+                labels,
+                {**settings, "endpoints": _endpoints(annotators)},
+                faces.about,
+                options.keep_labels,
+            )
             manifest = job.write(faces, journal, out)
     remove_folder(out)
     return manifest
@@ -119,6 +124,10 @@ def _settings(annotators: Sequence[AnnotatorSpec], questions: Questions) -> dict
         "caption": questions.caption,
         "prompt_hash": hashlib.sha256(questions.prompt.encode()).hexdigest()[:16],
     }
+
+
+def _endpoints(annotators: Sequence[AnnotatorSpec]) -> dict[str, str]:
+    return {spec.label: spec.base_url for spec in annotators if isinstance(spec, EndpointSpec)}
 
 
 @dataclass

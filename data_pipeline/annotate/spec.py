@@ -43,7 +43,7 @@ class AnnotatorSpec(BaseModel):
         return self.name or f"{self.kind}:{Path(self.model).name}"
 
     def identity(self) -> dict[str, Any]:
-        """Return what the answers depend on, for the manifest and for resuming."""
+        """Return what the answers depend on: a job goes on only with the same."""
         known = self.model_dump(mode="json", exclude=set(self.FREE))
         folder = Path(self.model)
         if folder.is_dir():
@@ -71,7 +71,14 @@ class EndpointSpec(AnnotatorSpec):
     """
 
     FREE = AnnotatorSpec.FREE | {
-        *("key_env", "image_tokens", "input_price", "output_price", "requests_per_minute"),
+        *(
+            "base_url",
+            "key_env",
+            "image_tokens",
+            "input_price",
+            "output_price",
+            "requests_per_minute",
+        ),
         *("tokens_per_minute", "workers", "timeout", "attempts", "backoff"),
     }
 
@@ -110,7 +117,7 @@ class EndpointSpec(AnnotatorSpec):
 
     @property
     def host(self) -> str:
-        """Where pictures go."""
+        """Where pictures go; the same model may answer at another address tomorrow."""
         return urlsplit(self.base_url).netloc
 
     @property
