@@ -69,7 +69,7 @@ class Pace:
         with self._lock:
             turn = max(self.clock(), self._free)
             self._free = turn + max(self.per_request, self.per_token * tokens)
-        while (left := max(turn, self._held) - self.clock()) > 0:
+        while (left := max(turn, self._held) - self.clock()) > 1e-6:  # less is rounding
             self.sleep(left)
 
     def hold(self, seconds: float) -> None:

@@ -134,7 +134,7 @@ def test_a_pause_of_hours_ends_the_run(faces, out):
 
 
 BAD = {
-    1: said("I'm sorry, but I can’t help with identifying people."),
+    1: said("I'm sorry, but I can\u2019t help with identifying people."),
     2: said(None, refusal="I cannot describe this person."),
     3: said("", finish="content_filter"),
     4: Step({"error": {"code": "content_filter", "message": "policy"}}, 400),

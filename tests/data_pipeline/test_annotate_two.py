@@ -1,4 +1,4 @@
-"""Two annotators: consensus, disagreements, agreement; human labels beside machine ones; recipes."""
+"""Two annotators: consensus, disagreements, agreement; human labels beside theirs; recipes."""
 
 import json
 from collections import Counter
