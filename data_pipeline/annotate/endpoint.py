@@ -155,11 +155,8 @@ class Endpoint:
     def _post(self, body: dict[str, Any]) -> Reply | _Again:
         try:
             response = self.client.post(f"{self.spec.base_url}/chat/completions", json=body)
-        except self.http.TimeoutException as error:
-            sent = isinstance(error, self.http.ReadTimeout)
-            return _Again("timed out", billed=sent)
-        except self.http.TransportError as error:
-            return _Again(f"no connection ({type(error).__name__})")
+        except self.http.RequestError as error:
+            return self._broken(error)
         text = response.text[:MAX_REPLY]
         try:
             found = json.loads(text)
@@ -169,6 +166,14 @@ class Endpoint:
         if response.status_code != 200 or "error" in said:
             return self._refused(response.status_code, response.headers, text, said)
         return self._reply(said) or _Again("answer without choices", billed=True)
+
+    def _broken(self, error: Exception) -> _Again:
+        """No answer arrived; what may have reached the server may have been charged."""
+        http = self.http
+        unsent = isinstance(error, http.ConnectError | http.ConnectTimeout | http.PoolTimeout)
+        late = isinstance(error, http.TimeoutException)
+        why = "timed out" if late else f"no connection ({type(error).__name__})"
+        return _Again(why, billed=not unsent)
 
     def _reply(self, said: Mapping[str, Any]) -> Reply | None:
         try:

@@ -139,6 +139,8 @@ def journal_folder(out: Path) -> Path:
 def held_folder(out: Path) -> Iterator[Path]:
     """Make and hold the journal folder of ``out`` against a second run.
 
+    It is removed again when nothing worth keeping came into it.
+
     Raises:
         UserError: when another run holds it.
     """
@@ -152,7 +154,14 @@ def held_folder(out: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        if not _worth_keeping(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+
+
+def _worth_keeping(folder: Path) -> bool:
+    journal = folder / "journal.jsonl"
+    return (folder / "input").exists() or (journal.exists() and journal.stat().st_size > 0)
 
 
 @contextmanager

@@ -228,3 +228,12 @@ def test_a_model_folder_is_known_by_what_is_in_it(tmp_path):
     assert before["model"] == "model"
     (folder / "config.json").write_text("[]")
     assert parse_annotator(f"artifact:{folder}").identity() != before
+
+
+def test_an_empty_journal_folder_does_not_stay(tmp_path):
+    with held_folder(tmp_path / "out") as folder, open_journal(folder, {}):
+        assert folder.is_dir()
+    assert not folder.exists()
+    with held_folder(tmp_path / "out") as folder, open_journal(folder, {}) as journal:
+        journal.add(ENTRIES[0])
+    assert folder.is_dir()
