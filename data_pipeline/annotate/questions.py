@@ -64,7 +64,7 @@ def _one_line(value: object) -> object:
 
 
 _State = Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_plain_word)]
-_Caption = Annotated[str, BeforeValidator(_one_line), Field(min_length=1, max_length=MAX_CAPTION)]
+_Caption = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION), BeforeValidator(_one_line)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from PIL import Image
 MAX_RAW = 2000  # characters kept of what was no answer
 JPEG_QUALITY = 90
 
-_DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+")
+_DATA_URL = re.compile(
+    r"data:[\w/+.-]+;base64,(?:[A-Za-z0-9+/=]|\s(?=[A-Za-z0-9+/=]{40}))+"  # broken lines too
+)
 _BASE64_RUN = re.compile(r"[A-Za-z0-9+/=_-]{160,}")
 
 

@@ -206,7 +206,9 @@ def test_journal_refuses_other_settings_and_strange_lines(tmp_path):
 
 def test_scrubbing():
     text = scrubbed(f"key k-1, data:image/png;base64,{'Ab1/' * 30} and {'Zz9+' * 80}", "k-1")
-    assert text == "key [key], [picture]and [...]"
+    assert text == "key [key], [picture] and [...]"
+    folded = "\n".join(["data:image/png;base64," + "Ab1/" * 19, "Zz9+" * 19, "end"])
+    assert scrubbed(folded) == "[picture]\nend"
 
 
 def test_specs():

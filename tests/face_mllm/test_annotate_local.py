@@ -44,9 +44,9 @@ def vlm(tmp_path_factory, tokenizer, image_processor):
     image_id, answer_id = words.convert_tokens_to_ids(["<image>", json.dumps(ANSWER)])
     processor = LlavaProcessor(image_processor, words, 8, "default", TEMPLATE, "<image>", 1)
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(
-        LlavaConfig(TOWERS["clip"], LLMS["llama"], image_token_index=image_id)
-    )
+    vision, text = copy.deepcopy((TOWERS["clip"], LLMS["llama"]))
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_id)
+    model = AutoModelForImageTextToText.from_config(config)
     others = [token for token in range(400) if token != answer_id]
     model.generation_config = GenerationConfig(
         suppress_tokens=others, pad_token_id=0, bos_token_id=1, eos_token_id=2
