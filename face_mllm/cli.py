@@ -21,7 +21,7 @@ from face_mllm.progress import quiet_libraries, terminal_progress
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
 INTERRUPTED = 130
 # modules that come with an extra of the package
-EXTRAS = {"anny": "synth", "warp": "synth"}
+EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
