@@ -115,16 +115,24 @@ class TreeRow:
             self.groups.append(group)
 
 
-def collate_trees(rows: Sequence[TreeRow], pad_id: int) -> dict[str, torch.Tensor]:
+def collate_trees(
+    rows: Sequence[TreeRow], pad_id: int, multiple: int = 1
+) -> dict[str, torch.Tensor]:
     """Pad tree rows into one batch of B rows of T tokens with L labelled rows in all.
 
-    Padding tokens see themselves only, so no softmax runs over an empty row.
+    Padding tokens see themselves only, so no softmax runs over an empty row; padding labels weigh
+    nothing.
+
+    Args:
+        rows: one tree each.
+        pad_id: token of the padding.
+        multiple: T and L are rounded up to multiples of it, so that shapes come back.
 
     Returns:
         input_ids [B, T], position_ids [B, T], attention_mask bool [B, 1, T, T], and, flat over
         the batch, label_rows [L] (index into B*T), label_targets [L], label_weights [L].
     """
-    longest = max(len(row.tree) for row in rows)
+    longest = _rounded(max(len(row.tree) for row in rows), multiple)
     size = len(rows)
     ids = np.full((size, longest), pad_id, dtype=np.int64)
     positions = np.zeros((size, longest), dtype=np.int64)
@@ -136,11 +144,18 @@ def collate_trees(rows: Sequence[TreeRow], pad_id: int) -> dict[str, torch.Tenso
         positions[number, :length] = row.tree.positions()
         mask[number, 0, :length, :length] = row.tree.visible()
     flat = [number * longest + place for number, row in enumerate(rows) for place in row.rows]
+    targets = [target for row in rows for target in row.targets]
+    weights = [weight for row in rows for weight in row.weights]
+    missing = [0] * (_rounded(len(flat), multiple) - len(flat))
     return {
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions),
         "attention_mask": torch.from_numpy(mask),
-        "label_rows": torch.tensor(flat, dtype=torch.long),
-        "label_targets": torch.tensor([t for row in rows for t in row.targets], dtype=torch.long),
-        "label_weights": torch.tensor([w for row in rows for w in row.weights]),
+        "label_rows": torch.tensor(flat + missing, dtype=torch.long),
+        "label_targets": torch.tensor(targets + missing, dtype=torch.long),
+        "label_weights": torch.tensor([*weights, *map(float, missing)]),
     }
+
+
+def _rounded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

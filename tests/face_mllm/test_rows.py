@@ -71,5 +71,8 @@ def test_collator_keeps_every_label_of_every_face(rows):
     items = [rows[k] for k in range(3)]
     batch = RowCollator(0)(items)
     assert batch["pixel_values"].shape == (3, 3, 32, 32)
-    assert len(batch["label_rows"]) == sum(len(row.rows) for row, _ in items)
+    labels = sum(len(row.rows) for row, _ in items)
+    assert batch["label_weights"].count_nonzero() == labels
+    assert len(batch["label_rows"]) == -(-labels // 32) * 32
+    assert batch["input_ids"].shape[1] % 32 == 0
     assert batch["label_rows"].max() < batch["input_ids"].numel()

@@ -54,7 +54,8 @@ def gradients(model, loss):
 @pytest.mark.parametrize(
     "tower,llm", [("resnet", "llama"), ("clip", "qwen"), ("siglip", "mistral")]
 )
-def test_tree_equals_separate_passes_in_loss_and_gradients(make_model, tower, llm):
+@pytest.mark.parametrize("multiple", [1, 32])
+def test_tree_equals_separate_passes_in_loss_and_gradients(make_model, tower, llm, multiple):
     model, processor = make_model(tower, llm, torch.float64)
     add_lora(model, LoraSettings(r=4, alpha=8))
     with_fp64_norms(model)
@@ -63,7 +64,7 @@ def test_tree_equals_separate_passes_in_loss_and_gradients(make_model, tower, ll
         parameter.data += 0.01 * torch.randn_like(parameter)
     pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     faces = [QAS, QAS[:2]]  # unequal lengths: the shorter row is padded
-    batch = collate_trees([processor.tree_row(qas) for qas in faces], processor.pad_id)
+    batch = collate_trees([processor.tree_row(qas) for qas in faces], processor.pad_id, multiple)
     batch["label_weights"] = batch["label_weights"].double()
     tree = model(**batch, pixel_values=pixels).loss
     separate = sum(
