@@ -67,6 +67,15 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
     }
 
 
+def protocols_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return source, as the records name it -> the protocol it was read by."""
+    named: dict[str, set[str]] = {}
+    for entry in manifest.get("sources", ()):
+        name = entry["options"].get("name") or entry["source"]
+        named.setdefault(name, set()).add(entry["protocol"])
+    return {name: " + ".join(sorted(each)) for name, each in named.items()}
+
+
 def _unasked(tallies: Mapping[str, LabelTally], held_out: tuple[str, ...]) -> list[str]:
     """Attributes that are not held out, yet cannot be worded without one that is."""
     seen = {name for tally in tallies.values() for key, name in tally.words if key == "attributes"}

@@ -97,7 +97,8 @@ class Source:
             looks at names and heads of files only.
         licence: licence class of the dataset, stored with every record unless the recipe says
             otherwise.
-        overlaps: names of sources whose pictures it shares ("fer2013" for MMAFEDB).
+        overlaps: names of sources with which it shares pictures or people ("fer2013" for
+            MMAFEDB); `data check` reports such a pair.
     """
 
     name: str
