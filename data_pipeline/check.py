@@ -120,7 +120,7 @@ class _Checker:
         if key in self.ids:
             yield Finding("id twice", record.id, "two records have this id")
         self.ids.add(key)
-        met = self.subjects.setdefault(digest(record.source, record.subject), part)
+        met = self.subjects.setdefault(digest(record.subject), part)
         if met.split != part.split:
             detail = f"person {record.subject} is in {met} and {part}"
             yield Finding("subject leak", record.id, detail)
@@ -149,12 +149,11 @@ class _Checker:
 
     def _balance(self) -> Iterator[Finding]:
         for (dataset, task, name), answers in sorted(self.answers.items()):
-            total = sum(answers.values())
-            if set(answers) <= {"yes", "no"}:
-                if min(answers.get("yes", 0), answers.get("no", 0)) < RARE_SHARE * total:
-                    detail = f"{dict(answers)}: the rarer answer is under {RARE_SHARE:.0%}"
-                    where = f"{task} {name}" + (f" of {dataset}" if dataset else "")
-                    yield Finding("lopsided answers", where, detail, problem=False)
+            rarer = min(answers["yes"], answers["no"])
+            if set(answers) <= {"yes", "no"} and rarer < RARE_SHARE * answers.total():
+                detail = f"{dict(answers)}: the rarer answer is under {RARE_SHARE:.0%}"
+                where = f"{task} {name}" + (f" of {dataset}" if dataset else "")
+                yield Finding("lopsided answers", where, detail, problem=False)
         for (dataset, key), splits in sorted(self.classes.items()):
             known = {word for counts in splits.values() for word in counts}
             for split, counts in sorted(splits.items()):

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from data_pipeline.manifest import protocols_of, question_sets
 from data_pipeline.questions import QuestionSet
 from data_pipeline.records import SPLITS, read_manifest, whole_folder
 from eval import baselines
@@ -121,15 +122,13 @@ def asking_for(
         tasks: only these, None for all.
         held_out: attributes the model was never trained on; None takes the dataset's own list.
     """
-    named: dict[str, list[str]] = {}
-    for source in manifest.get("sources", ()):
-        named.setdefault(source["source"], []).append(source["protocol"])
     holdout = manifest.get("holdout_attributes", ()) if held_out is None else held_out
     return Asking(
         QuestionSet.from_manifest(manifest),
         tuple(holdout),
         None if tasks is None else tuple(tasks),
-        {source: " + ".join(sorted(set(each))) for source, each in named.items()},
+        protocols_of(manifest),
+        question_sets(manifest),
     )
 
 
@@ -221,7 +220,7 @@ def _train_table(
     if "train" not in existing_splits(data):
         return None
     faces = Faces(data, "train", PROBE_FACES, seed)
-    wanted = Asking(asking.question_set, asking.holdout, tuple(table["task"].unique()))
+    wanted = replace(asking, tasks=tuple(table["task"].unique()))
     return faces, question_table(faces.labels(), wanted)
 
 
@@ -240,7 +239,7 @@ def _probe(
     whole = FaceSet(train[1], *baselines.extract(scorer.features, train[0], progress, "train"))
     if "val" in existing_splits(data) and faces.split != "val":
         val = Faces(data, "val", SELECT_FACES, seed)
-        wanted = Asking(asking.question_set, asking.holdout, tuple(table["task"].unique()))
+        wanted = replace(asking, tasks=tuple(table["task"].unique()))
         rows = question_table(val.labels(), wanted)
         select = FaceSet(rows, *baselines.extract(scorer.features, val, progress, "val"))
     else:

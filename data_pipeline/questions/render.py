@@ -52,7 +52,7 @@ def render_questions(
     tasks: Iterable[str] | None = None,
     caption: str = "",
 ) -> tuple[QA, ...]:
-    """Render the training questions of one record, all with weight 1 times the form's weight.
+    """Render the training questions of one record, weighted by form and share of the votes.
 
     Args:
         labels: canonical labels; an absent key gives no question.
@@ -153,7 +153,7 @@ def _qa(
     answer = answers[(draw >> 40) % len(answers)].format(answer=item.answer)
     choices = item.choices if answer in item.choices else ()
     task = FORMS[form].task
-    return QA(task, item.name, question, answer, choices, wording.weight)
+    return QA(task, item.name, question, answer, choices, wording.weight * item.weight)
 
 
 def _pick(draw: int, count: int, canonical_share: float) -> int:

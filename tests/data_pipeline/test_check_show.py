@@ -45,7 +45,7 @@ def dataset(tmp_path):
             for record in records:
                 writer.add(record)
         entries = [
-            {"source": protocol.split("/")[0], "protocol": protocol, "options": {"name": source}}
+            {"protocols": {source: {"name": protocol}}}
             for source, protocol in (protocols or {}).items()
         ]
         if entries:
