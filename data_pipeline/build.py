@@ -149,8 +149,8 @@ class _Job:
         return _with_image(record, self.recipe.images == "embed", self.recipe.min_side)
 
     def _admit(self, record: FaceRecord, ready: Ready, writer: DatasetWriter) -> None:
-        self.identities.add(record)
         asked = self._questions(ready, record.source)
+        self.identities.add(record)
         self.tallies[record.split].add(record, asked.active_threshold)
         record = self._captioned(record, ready, asked)
         qas = render_questions(

@@ -228,7 +228,7 @@ def _attribute_topics(
 
 def _pose_topics(pose: dict[str, float] | None) -> list[list[str]]:
     """Directions as seen in the image: yaw > 0 left, pitch > 0 up, roll > 0 clockwise."""
-    if pose is None:
+    if not pose:
         return []
     sides = (
         ("yaw", "head turned left", "head turned right"),
