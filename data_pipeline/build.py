@@ -12,7 +12,7 @@ import io
 import json
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from data_pipeline.captions import telling_caption
+from data_pipeline.faces import crop_record
 from data_pipeline.labels.validate import validate_labels
 from data_pipeline.manifest import dataset_card, make_manifest
 from data_pipeline.questions.balance import (
@@ -122,16 +123,14 @@ class _Job:
             if isinstance(row, FaceRecord) and not self._takes(row, ready, account):
                 account.not_taken += 1
                 continue
-            checked = row if isinstance(row, Dropped) else self._checked(row)
-            if isinstance(checked, FaceRecord) and not checked.licence:
-                checked = replace(checked, licence=ready.source.licence)
-            if isinstance(checked, Dropped):
-                account.drops.add(checked)
-                continue
-            account.kept[checked.split] += 1
-            account.names.add(checked.source)
-            account.licences[checked.licence or "unstated"] += 1
-            yield checked
+            for checked in [row] if isinstance(row, Dropped) else self._checked(row, ready):
+                if isinstance(checked, Dropped):
+                    account.drops.add(checked)
+                    continue
+                if not checked.licence:
+                    checked = replace(checked, licence=ready.source.licence)
+                account.add(checked)
+                yield checked
 
     def _takes(self, record: FaceRecord, ready: Ready, account: Account) -> bool:
         kind, _, amount = ready.entry.take.partition(":")
@@ -142,11 +141,15 @@ class _Job:
             return place < float(amount.rstrip("%"))
         return True
 
-    def _checked(self, record: FaceRecord) -> FaceRecord | Dropped:
+    def _checked(self, record: FaceRecord, ready: Ready) -> Sequence[FaceRecord | Dropped]:
+        """Return the faces of one row, or why there are none."""
         problems = validate_labels(record.labels)
         if problems:
-            return Dropped(f"labels: {problems[0]}", record.id)
-        return _with_image(record, self.recipe.images == "embed", self.recipe.min_side)
+            return [Dropped(f"labels: {problems[0]}", record.id)]
+        opened = _with_image(record, self.recipe.images == "embed", self.recipe.min_side)
+        if isinstance(opened, Dropped) or ready.faces.mode == "none":
+            return [opened]
+        return crop_record(opened, ready.faces)
 
     def _admit(self, record: FaceRecord, ready: Ready, writer: DatasetWriter) -> None:
         asked = self._questions(ready, record.source)

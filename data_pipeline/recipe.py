@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_pipeline.faces.policy import NO_FACES, FacePolicy, Faces
 from data_pipeline.labels.leaks import canonical_held_out
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
@@ -43,6 +44,7 @@ class SourceEntry(BaseModel):
             a source brings along).
         take: ``all``, ``first:N`` (of each split, in source order) or ``random:P%``.
         weight: factor on the loss weight of this source's training questions.
+        faces: overrides the recipe's ``faces`` for this source.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -53,6 +55,7 @@ class SourceEntry(BaseModel):
     tasks: tuple[str, ...] | None = None
     take: str = "all"
     weight: float = Field(default=1.0, gt=0)
+    faces: Faces | None = None
 
     @field_validator("take")
     @classmethod
@@ -81,7 +84,9 @@ class Recipe(BaseModel):
         questions: shipped question set (``compact``, ``full``) or a YAML file of one's own.
         expression_classes: overrides the set's classes; a protocol that fixes them wins.
         grids: overrides the set's numeric grids.
-        faces: ``none``: pictures are used as they are (already cropped to the face).
+        faces: ``none``: pictures are used as they are (already cropped to the face);
+            ``detect``, or a mapping of :class:`data_pipeline.faces.FacePolicy`: faces are found
+            in photographs and cut out.
         images: ``embed`` bytes into the dataset, or ``link`` files by absolute path.
         min_side: smaller pictures (px) are dropped.
         max_questions_per_face: most training questions a face keeps; rare answers are
@@ -97,21 +102,18 @@ class Recipe(BaseModel):
     questions: str = "compact"
     expression_classes: Literal["basic7", "canonical8"] | None = None
     grids: Grids | None = None
-    faces: str = "none"
+    faces: Faces = NO_FACES
     images: Literal["embed", "link"] = "embed"
     min_side: int = Field(default=16, ge=1)
     max_questions_per_face: int | None = Field(default=None, ge=1)
     rows_per_shard: int = Field(default=2000, ge=1)
 
-    @field_validator("faces")
-    @classmethod
-    def _only_none(cls, value: str) -> str:
-        if value != "none":
-            raise ValueError(
-                f"{value!r} is not available: this version has no face detector; "
-                "give pictures already cropped to the face and write `faces: none`"
-            )
-        return value
+    @model_validator(mode="after")
+    def _crops_are_embedded(self) -> Recipe:
+        policies = [self.faces, *(entry.faces for entry in self.sources if entry.faces)]
+        if self.images == "link" and any(policy.mode == "detect" for policy in policies):
+            raise ValueError("`faces: detect` makes new pictures: write `images: embed`")
+        return self
 
     @field_validator("holdout_attributes")
     @classmethod
@@ -121,7 +123,7 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class Ready:
-    """One source entry with everything looked up: reader, options, root, protocol.
+    """One source entry with everything looked up: reader, options, root, protocol, crop policy.
 
     Args:
         as_built: source name -> protocol, where the root is a built dataset itself.
@@ -132,6 +134,7 @@ class Ready:
     options: SourceOptions
     root: Path
     protocol: Protocol
+    faces: FacePolicy
     as_built: Mapping[str, Protocol] = field(default_factory=dict)
 
     def protocol_of(self, name: str) -> Protocol:
@@ -160,7 +163,7 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Load
     """
     path = _find(path_or_name)
     recipe = load_yaml_model(path, Recipe, overrides)
-    ready = tuple(_ready(entry, path, n) for n, entry in enumerate(recipe.sources))
+    ready = tuple(_ready(recipe, path, number) for number in range(len(recipe.sources)))
     return LoadedRecipe(recipe, _question_set(recipe, path), ready)
 
 
@@ -182,7 +185,8 @@ def _question_set(recipe: Recipe, path: Path) -> QuestionSet:
     return QuestionSet.load(name, expression_classes=recipe.expression_classes, grids=grids)
 
 
-def _ready(entry: SourceEntry, path: Path, number: int) -> Ready:
+def _ready(recipe: Recipe, path: Path, number: int) -> Ready:
+    entry = recipe.sources[number]
     where = f"{path}: sources.{number}"
     source = get_source(entry.source)
     extra = dict(entry.model_extra or {})
@@ -191,7 +195,8 @@ def _ready(entry: SourceEntry, path: Path, number: int) -> Ready:
     protocol = source.protocol(entry.protocol, options)
     root = _root(entry.root, path, where)
     as_built = source.as_built(root, options) if source.as_built else {}
-    return Ready(entry, source, options, root, protocol, as_built)
+    faces = entry.faces or recipe.faces
+    return Ready(entry, source, options, root, protocol, faces, as_built)
 
 
 def _check_keys(extra: dict[str, Any], source: Source, where: str) -> None:

@@ -47,6 +47,8 @@ FEATURES = datasets.Features(
             }
         ),
         "caption": datasets.Value("string"),
+        # json: how the image was cut from a photograph (policy, boxes, landmarks), or empty
+        "crop": datasets.Value("string"),
         "licence": datasets.Value("string"),
     }
 )
@@ -81,7 +83,10 @@ class FaceRecord:
         id: source plus a stable key from the distribution.
         image: encoded bytes, or a path to an image file.
         labels: canonical labels (see ``data_pipeline.labels``); an absent key is unknown.
-        box: (x0, y0, x1, y1) in pixels, or empty.
+        box: (x0, y0, x1, y1) of the face in pixels of the image, or empty.
+        crop: how the image was cut from a photograph (see ``data_pipeline.faces``): ``policy``,
+            and in pixels of the photograph ``box`` of the crop, ``face`` and ``landmarks``; empty
+            where it was not.
     """
 
     id: str
@@ -94,6 +99,7 @@ class FaceRecord:
     qa: tuple[QA, ...] = ()
     caption: str = ""
     licence: str = ""
+    crop: dict[str, Any] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
         """Return the parquet row of :data:`FEATURES`."""
@@ -112,6 +118,7 @@ class FaceRecord:
             "labels": json.dumps(self.labels, sort_keys=True),
             "qa": [{**qa.__dict__, "choices": list(qa.choices)} for qa in self.qa],
             "caption": self.caption,
+            "crop": json.dumps(self.crop, sort_keys=True) if self.crop else "",
             "licence": self.licence,
         }
 
@@ -130,6 +137,7 @@ class FaceRecord:
             qa=tuple(QA(**{**qa, "choices": tuple(qa["choices"])}) for qa in row["qa"] or ()),
             caption=row["caption"] or "",
             licence=row["licence"] or "",
+            crop=json.loads(row.get("crop") or "{}"),  # a column of later versions
         )
 
     def open_image(self) -> Image.Image:

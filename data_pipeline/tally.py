@@ -76,6 +76,8 @@ class Account:
     kept: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     drops: Drops = field(default_factory=Drops)
+    policies: Counter[str] = field(default_factory=Counter)
+    found_by: Counter[str] = field(default_factory=Counter)
     train_questions: int = 0
     train_weight: int = 0  # in parts of WEIGHT_UNIT, so that the order of faces does not matter
 
@@ -84,6 +86,15 @@ class Account:
         if record.split == "train":
             self.train_questions += len({(qa.task, qa.name, qa.question) for qa in record.qa})
             self.train_weight += sum(round(qa.weight * WEIGHT_UNIT) for qa in record.qa)
+
+    def add(self, record: FaceRecord) -> None:
+        """Count one kept face."""
+        self.kept[record.split] += 1
+        self.names.add(record.source)
+        self.licences[record.licence or "unstated"] += 1
+        if record.crop:
+            self.policies[record.crop["policy"]] += 1
+            self.found_by[record.crop["found_by"]] += 1
 
 
 def label_words(
