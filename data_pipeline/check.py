@@ -183,7 +183,7 @@ def _question_findings(record: FaceRecord, held_out: tuple[str, ...]) -> Iterato
             yield Finding("bad answer", record.id, detail)
         if not qa.answer.strip() or not qa.question.strip() or qa.weight < 0:
             yield Finding("bad answer", record.id, f"{qa.task} {qa.name}: empty or negative weight")
-    texts = [record.caption, *(text for qa in record.qa for text in (qa.question, qa.answer))]
-    for text in texts:
+    texts = (text for qa in record.qa for text in (qa.question, qa.answer, *qa.choices))
+    for text in dict.fromkeys((record.caption, *texts)):
         if hit := mentions(text, held_out):
             yield Finding("held-out leak", record.id, f"{text!r} mentions {hit[1]!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -97,10 +97,31 @@ def evaluate(
         )
         measured.about |= {"model": str(model), "chain": artifact.chain, "data": str(data)}
         measured.about["bases"] = artifact.bases.to_json()
+        measured.about["notes"] = other_protocols(artifact.chain, asking.protocols)
         found = results_of(measured, seed)
         write_results(found, measured, folder)
         write_report(found, measured, folder / "report.html", seed)
     return found
+
+
+def other_protocols(
+    chain: Sequence[Mapping[str, Any]], measured: Mapping[str, str]
+) -> list[str]:
+    """Say where a stage was trained by another protocol of a source than the one measured.
+
+    What one fold tests the others train on, so such a figure may not be of unseen faces.
+
+    Args:
+        chain: stages of the artifact.
+        measured: source -> protocol of the measured dataset.
+    """
+    return [
+        f"{source} is measured by {protocol}, and stage {stage['stage']} was trained on it by "
+        f"{trained}: faces tested here may have been trained on"
+        for stage in chain
+        for source, protocol in sorted(measured.items())
+        if (trained := stage.get("protocols", {}).get(source, protocol)) != protocol
+    ]
 
 
 def check_scorers(scorer: str) -> tuple[str, ...]:
@@ -271,6 +292,7 @@ def results_of(measured: Measured, seed: int) -> dict[str, Any]:
         "data": measured.about.get("data", ""),
         "seed": seed,
         "versions": versions | {"python": platform.python_version()},
+        "notes": measured.about.get("notes", []),
         "results": measured.results,
     }
 

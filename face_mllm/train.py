@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import set_seed
 
-from data_pipeline.manifest import question_sets
+from data_pipeline.manifest import protocols_of, question_sets
 from data_pipeline.questions import QuestionSet, closed_questions
 from data_pipeline.records import load_split, read_manifest
 from face_mllm.artifact import (
@@ -266,6 +266,7 @@ def finish(
             "config": json.loads(config.model_dump_json()),
             "data": str(config.data),
             "data_fingerprint": manifest_fingerprint(manifest),
+            "protocols": protocols_of(manifest),
             "held_out": manifest.get("holdout_attributes") or [],
             "faces": manifest.get("faces", "none"),
             "steps": trainer.state.global_step,

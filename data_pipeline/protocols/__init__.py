@@ -2,8 +2,8 @@
 
 Each file maps protocol name to ``about`` (one line), ``published`` (split -> number of faces as the
 literature counts them, where known), ``source`` (paper or public file) and ``settings`` (whatever
-the reader needs: fold lists, kept classes). Two settings decide the targets of questions whatever
-the question set says: ``active_threshold`` and ``expression_classes``.
+the reader needs: fold lists, kept classes). Three settings decide the targets of questions whatever
+the question set says: ``active_threshold``, ``expression_classes`` and ``soft_labels``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 FOLDER = Path(__file__).parent
-TARGETS = ("active_threshold", "expression_classes")
+TARGETS = ("active_threshold", "expression_classes", "soft_labels")
 
 
 class Protocol(BaseModel):

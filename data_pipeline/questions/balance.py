@@ -74,6 +74,14 @@ def weigh(qas: Sequence[QA], weights: AnswerWeights, factor: float = 1.0) -> tup
     )
 
 
+def by_question(qas: Iterable[QA]) -> dict[tuple[str, str, str], list[QA]]:
+    """Group answers by (task, name, question): a soft label answers its question several times."""
+    asked: dict[tuple[str, str, str], list[QA]] = {}
+    for qa in qas:
+        asked.setdefault((qa.task, qa.name, qa.question), []).append(qa)
+    return asked
+
+
 def select(
     qas: Sequence[QA], limit: int | None, weights: AnswerWeights, key: str
 ) -> tuple[QA, ...]:
@@ -89,9 +97,7 @@ def select(
         weights: from the counts over all candidates.
         key: seed and record id.
     """
-    asked: dict[tuple[str, str, str], list[QA]] = {}
-    for qa in qas:
-        asked.setdefault((qa.task, qa.name, qa.question), []).append(qa)
+    asked = by_question(qas)
     if limit is None or len(asked) <= limit:
         return tuple(qas)
     per_task = Counter(task for task, _, _ in asked)

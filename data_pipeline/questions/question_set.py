@@ -71,7 +71,7 @@ class QuestionSet(_Strict):
         no_per_yes: of a face's yes/no questions of one form, keep at most this many answered "no"
             for each "yes", and one where there is no "yes"; None keeps all.
         soft_labels: train on annotators' votes where there are any: the expression is asked once
-            and answered with every word that has votes, each weighted by its share.
+            and answered with every word that has votes, each weighted by its share. Likewise.
         captions: length of captions written from labels (``short``: within 30 LLM tokens).
         grids: numeric choices for scoring and rounding.
         templates: wordings by form key; those missing come from the shipped files.
@@ -129,7 +129,7 @@ class QuestionSet(_Strict):
         """Return the set with the settings a protocol fixes in place of its own.
 
         Args:
-            targets: ``active_threshold`` and ``expression_classes``, or one of them, or neither.
+            targets: some of ``active_threshold``, ``expression_classes`` and ``soft_labels``.
         """
         return QuestionSet(**{**self.model_dump(), **targets}) if targets else self
 

@@ -144,8 +144,8 @@ def _qa(
     form: str, wording: Wording, item: Item, chosen: QuestionSet, context: Context
 ) -> QA | None:
     texts = _clean(wording, item, context.held_out)
-    leaking = context.held_out and mentions(item.answer, context.held_out)
-    if not texts or leaking:
+    spoken = (item.answer, *item.choices) if context.held_out else ()
+    if not texts or any(mentions(text, context.held_out) for text in spoken):
         return None
     draw = digest(context.key, form, item.name)
     question = texts[_pick(draw, len(texts), chosen.canonical_share)]
