@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from eval.table import Asking, Faces, check_answerable, question_table
 from face_mllm.errors import UserError
 from face_mllm.progress import Progress
 
+log = logging.getLogger(__name__)
 SCORERS = ("likelihood", "generate")
 PACKAGES = ("face-mllm", "torch", "transformers", "peft", "datasets", "scikit-learn", "numpy")
 PROBE_FACES = 4000  # most training faces a baseline is fitted on
@@ -98,15 +100,15 @@ def evaluate(
         measured.about |= {"model": str(model), "chain": artifact.chain, "data": str(data)}
         measured.about["bases"] = artifact.bases.to_json()
         measured.about["notes"] = other_protocols(artifact.chain, asking.protocols)
+        for note in measured.about["notes"]:
+            log.warning(note)
         found = results_of(measured, seed)
         write_results(found, measured, folder)
         write_report(found, measured, folder / "report.html", seed)
     return found
 
 
-def other_protocols(
-    chain: Sequence[Mapping[str, Any]], measured: Mapping[str, str]
-) -> list[str]:
+def other_protocols(chain: Sequence[Mapping[str, Any]], measured: Mapping[str, str]) -> list[str]:
     """Say where a stage was trained by another protocol of a source than the one measured.
 
     What one fold tests the others train on, so such a figure may not be of unseen faces.
@@ -292,7 +294,6 @@ def results_of(measured: Measured, seed: int) -> dict[str, Any]:
         "data": measured.about.get("data", ""),
         "seed": seed,
         "versions": versions | {"python": platform.python_version()},
-        "notes": measured.about.get("notes", []),
         "results": measured.results,
     }
 

@@ -135,7 +135,7 @@ def evaluate(
 
     wanted = [task.strip() for task in tasks.split(",") if task.strip()] or None
     with terminal_progress("evaluating") as progress:
-        found = run(
+        run(
             model,
             data,
             out,
@@ -146,8 +146,6 @@ def evaluate(
             seed=seed,
             progress=progress,
         )
-    for note in found["notes"]:
-        typer.echo(f"note: {note}", err=True)
     typer.echo(out / "report.html")
 
 

@@ -126,8 +126,9 @@ def _thinned(
     if no_per_yes is None:
         return items
     binary = [item for item in items if item.choices[1:] == (NO,)]
-    denied = [item.name for item in binary if item.answer == NO]
-    limit = max(1, int(no_per_yes * (len(binary) - len(denied))))
+    affirmed = {item.name for item in binary if item.answer != NO}
+    denied = [item.name for item in binary if item.name not in affirmed]
+    limit = max(1, int(no_per_yes * len(affirmed)))
     gone = set(sorted(denied, key=lambda name: digest(context.key, "thin", form, name))[limit:])
     return [item for item in items if not (item.answer == NO and item.name in gone)]
 

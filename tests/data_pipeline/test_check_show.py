@@ -114,6 +114,14 @@ def test_held_out_words_are_found_afterwards(dataset):
     assert "held-out leak" in kinds(check(root))
 
 
+def test_held_out_words_among_choices_are_found(dataset):
+    root = dataset(*GOOD, face(20, qa=(QA("vqa", "x", "Which?", "no", ("a grin", "no")),)))
+    (root / "manifest.json").write_text('{"holdout_attributes": ["smiling"]}')
+    (found,) = check(root).problems
+    assert (found.kind, found.where) == ("held-out leak", "s_20")
+    assert "'a grin' mentions 'grin'" in found.detail
+
+
 def test_lopsided_answers_and_missing_classes_are_notes(dataset):
     qa = (QA("attribute", "beard", "Is there a beard?", "no", ("yes", "no")),)
     report = check(dataset(*(face(i, qa=qa) for i in range(4)), face(9, "val")))
@@ -196,6 +204,7 @@ def placed(source, splits, start=0):
         (("mine", ["train"]), "celeba/official", ("celeba_dialog", ["val"]), "problem"),
         (("mine", ["train"]), "table/all", ("celeba_dialog", ["val"]), None),
         (("affectnet2017", ["train"]), None, ("celeba", ["val"]), None),
+        (("sfew", ["test"]), "sfew/val-as-test", ("afew", ["train"]), "problem"),
     ],
 )
 def test_sources_known_to_overlap_are_named(dataset, one, its_protocol, two, verdict):

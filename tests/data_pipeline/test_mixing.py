@@ -49,6 +49,19 @@ def test_one_question_is_answered_by_every_share(soft, form, classes, shares):
     assert sum(qa.weight for qa in asked) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("no_per_yes", [None, 1])
+def test_yes_and_no_share_a_vote(soft, no_per_yes):
+    settings = {"expression_classes": "canonical8", "no_per_yes": no_per_yes}
+    asked = render_questions(VOTES, "a", 0, soft("expression/yes_no", **settings))
+    said = {(qa.name, qa.answer): qa.weight for qa in asked}
+    for word, share in VOTES["expression_votes"].items():
+        assert said.pop((word, "yes")) == pytest.approx(share)
+        assert said.pop((word, "no")) == pytest.approx(1 - share)
+    assert set(said.values()) == {1.0}  # nobody voted for the rest
+    assert len(said) == (3 if no_per_yes else 5)
+    assert len({(qa.name, qa.question) for qa in asked}) == 3 + len(said)
+
+
 def test_votes_train_and_the_label_is_scored(soft):
     labels = {**VOTES, "expression": "sadness"}
     (asked,) = closed_questions(labels, soft("expression/word"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from source_fixtures import affectnet2021, disfa
+from source_fixtures import affectnet2021, disfa, ferplus
 
 from data_pipeline.build import build
 from data_pipeline.questions import QuestionSet
@@ -138,6 +138,22 @@ def test_the_classes_of_the_protocol_decide(tmp_path, classes, count):
     asking = asking_for(read_manifest(tmp_path / "out"), ["expression"])
     assert {len(asked.choices) for r in records.values() for asked in asking.of(r)} == {count}
     assert manifest["question_set"]["expression_classes"] == "basic7"  # of what does not say
+
+
+@pytest.mark.parametrize(("protocol", "soft"), [("soft", True), ("argmax8", False)])
+def test_the_protocol_trains_on_votes(tmp_path, protocol, soft):
+    (tmp_path / "ferplus").mkdir()
+    ferplus.write(tmp_path / "ferplus")
+    entry = {"source": "ferplus", "root": "ferplus", "protocol": f"ferplus/{protocol}"}
+    manifest, records = made(tmp_path, "out", entry)
+    assert manifest["sources"][0]["protocols"]["ferplus"].get("soft_labels", False) is soft
+    mixed = False
+    for record in records.values():
+        said = {qa.answer for qa in record.qa if qa.task == "expression"}
+        votes = record.labels.get("expression_votes", {record.labels.get("expression"): 1})
+        assert said == set(votes)
+        mixed |= len(said) > 1
+    assert mixed is soft
 
 
 def test_a_set_under_a_protocol_renders_anew():

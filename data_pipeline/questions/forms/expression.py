@@ -60,9 +60,13 @@ def _expression_choice(labels: Labels, context: Context) -> Iterator[Item]:
 
 @form("expression/yes_no", "expression_yes_no", "expression")
 def _expression_yes_no(labels: Labels, context: Context) -> Iterator[Item]:
-    if word := _expression(labels, context):
-        for other in context.classes:
-            yield Item(other, yes_no(other == word), {"expression": other}, YES_NO)
+    """Of votes, each word is affirmed and denied by its share."""
+    if shares := dict(_answers(labels, context)):
+        for word in context.classes:
+            share = shares.get(word, 0.0)
+            for flag, weight in ((True, share), (False, 1 - share)):
+                if weight > 0:
+                    yield Item(word, yes_no(flag), {"expression": word}, YES_NO, weight=weight)
 
 
 SLIGHT, PART, MOST, CLEAR = 0.1, 0.2, 0.5, 0.85  # shares of the votes
