@@ -123,9 +123,12 @@ class FrozenClip:
     def pixels(self, squares: torch.Tensor) -> torch.Tensor:
         """Normalise squares: uint8, or float in 0-1, to what the tower reads."""
         scaled = squares.float() / 255 if squares.dtype == torch.uint8 else squares
-        mean = torch.tensor(self.rule.mean or self.processor.image_mean).view(3, 1, 1)
-        std = torch.tensor(self.rule.std or self.processor.image_std).view(3, 1, 1)
-        return (scaled - mean.to(scaled.device)) / std.to(scaled.device)
+        mean, std = self.rule.mean, self.rule.std
+        if mean is None and not self.processor.do_normalize:
+            return scaled
+        mean, std = mean or self.processor.image_mean, std or self.processor.image_std
+        centre, spread = (torch.tensor(v, device=scaled.device).view(3, 1, 1) for v in (mean, std))
+        return (scaled - centre) / spread
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor, tokens: bool = False) -> Columns:

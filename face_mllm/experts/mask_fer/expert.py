@@ -90,7 +90,7 @@ class MaskFerExpert:
                 f"clip.width says {config.clip.width}",
                 "correct clip.width, or set it to 0",
             )
-        shape = shape_of(config, clip)
+        shape = shape_of(config, clip.width, clip.size, clip.fingerprint)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = build_model(shape, clip.width, clip.token_width)
@@ -175,18 +175,25 @@ class MaskFerExpert:
         return torch.cat([self.answer(batch, logits_from) for batch in batches])
 
 
-def shape_of(config: MaskFerConfig, clip: FrozenClip) -> Shape:
-    """Describe what a config builds on this CLIP."""
+def shape_of(config: MaskFerConfig, width: int, size: int, fingerprint: str = "") -> Shape:
+    """Describe what a config builds on a CLIP.
+
+    Args:
+        config: the settings.
+        width: of CLIP's joint space.
+        size: side of its pixels.
+        fingerprint: of its weights.
+    """
     about = {
         "model": config.clip.model,
-        "fingerprint": clip.fingerprint,
+        "fingerprint": fingerprint,
         "dtype": config.clip.dtype,
-        "rule": asdict(clip.rule),
-        "width": clip.width,
+        "rule": asdict(config.rule),
+        "width": width,
     }
     resnet = resnet_config(config.mask).to_dict() if config.mask.kind == "resnet" else {}
     mask = config.mask.model_dump(mode="json")
-    eye = asdict(_eye(config, clip.size))
+    eye = asdict(_eye(config, size))
     return Shape(config.classes, about, mask, resnet, eye, config.logits_from)
 
 

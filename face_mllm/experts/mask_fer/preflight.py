@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from face_mllm.experts.features import FrozenClip
 from face_mllm.experts.mask_fer.backbone import WEIGHT_FILES
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert, build_model, shape_of
@@ -58,9 +57,7 @@ def here(reference: str) -> bool:
 def _outline(config: MaskFerConfig) -> MaskFer:
     """The trained part on the meta device: shapes without weights."""
     bare = config.model_copy(update={"mask": config.mask.model_copy(update={"weights": None})})
-    clip = FrozenClip.__new__(FrozenClip)  # only its figures are asked for
-    clip.rule, clip.size, clip.width, clip.fingerprint = config.rule, 224, config.clip.width, ""
-    shape = shape_of(bare, clip)
+    shape = shape_of(bare, config.clip.width, size=bare.mask.size)
     with torch.device("meta"):
         return build_model(shape, config.clip.width, config.clip.width)
 
