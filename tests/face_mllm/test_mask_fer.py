@@ -132,7 +132,7 @@ def test_another_clip_is_refused(train, place, image_processor):
     (folder / "mask_fer.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="not the CLIP this expert was trained on"):
         MaskFerExpert.from_pretrained(folder)
-    with pytest.raises(UserError, match="its joint space is 24 wide, clip.width says 512"):
+    with pytest.raises(UserError, match=r"its joint space is 24 wide, clip.width says 512"):
         train("wrong", clip={"width": 512})
 
 

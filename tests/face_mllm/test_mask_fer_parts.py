@@ -7,7 +7,7 @@ import torch
 from mask_fer_faces import write_clip, write_expressions
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from transformers import ResNetConfig, ResNetModel
+from transformers import ResNetModel
 
 from data_pipeline.labels.codes import codes
 from data_pipeline.labels.expressions import BASIC7
@@ -140,6 +140,7 @@ def test_gradients_of_the_whole_model_by_differences(kind):
 
     def total(step):
         moved = {name: value + step * direction[name] for name, value in weights.items()}
+
         class Whole(torch.nn.Module):
             def __init__(self):
                 super().__init__()
@@ -149,7 +150,9 @@ def test_gradients_of_the_whole_model_by_differences(kind):
                 x = self.inner.masked(features, seen.double())
                 return losses(self.inner, x, targets, None, LossSettings()).total
 
-        return torch.func.functional_call(Whole(), {f"inner.{name}": value for name, value in moved.items()}, ())
+        return torch.func.functional_call(
+            Whole(), {f"inner.{name}": value for name, value in moved.items()}, ()
+        )
 
     gradients = torch.autograd.grad(total(0.0), list(weights.values()))
     along = sum((g * d).sum() for g, d in zip(gradients, direction.values(), strict=True))
@@ -227,9 +230,7 @@ def test_cached_features_are_those_of_the_very_picture(parts, tmp_path, reads):
     cached.compute(False)
     cached.compute(True)
     online = Inputs(faces, parts[1], EYES[reads], 0.0, tmp_path)
-    both = [
-        each.spoilt(rows, plain, torch.Generator().manual_seed(5)) for each in (cached, online)
-    ]
+    both = [each.spoilt(rows, plain, torch.Generator().manual_seed(5)) for each in (cached, online)]
     for one, other in zip(*both, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     assert both[0][1].shape == ((4, 3, 24, 24) if reads == "pixels" else (4, 16, 32))
