@@ -20,7 +20,7 @@ import torch
 from data_pipeline.records import FaceRecord, read_manifest, whole_folder
 from eval import metrics
 from eval.results import Estimate, Key, entries, estimate, number
-from eval.run import PACKAGES, asking_for
+from eval.run import PACKAGES
 from eval.table import COLUMNS, Faces, score_rows
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import ExpClip, load_expert
@@ -147,8 +147,8 @@ def _protocols(data: Sequence[Path]) -> list[str]:
     """A name for each dataset: its protocol, numbered where two are alike."""
     names = []
     for root in data:
-        protocols = asking_for(read_manifest(root), None).protocols
-        names.append(" + ".join(sorted(set(protocols.values()))) or "unnamed")
+        sources = read_manifest(root).get("sources", ())
+        names.append(" + ".join(sorted({each["protocol"] for each in sources})) or "unnamed")
     if len(set(names)) == len(names):
         return names
     return [f"{name}, fold {at}" for at, name in enumerate(names, 1)]
