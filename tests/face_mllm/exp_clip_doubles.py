@@ -17,12 +17,12 @@ from transformers import (
     Blip2ForConditionalGeneration,
     Blip2QFormerConfig,
     Blip2VisionConfig,
-    BlipImageProcessor,
     CLIPConfig,
     CLIPModel,
     PreTrainedTokenizerFast,
     T5Config,
 )
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from data_pipeline.records import FaceRecord, write_dataset
@@ -93,7 +93,7 @@ def write_blip2(folder: Path) -> Path:
     torch.nn.init.normal_(model.query_tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    BlipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from safetensors.torch import save_file
@@ -14,14 +14,12 @@ from data_pipeline.records import whole_folder
 from face_mllm.artifact import package_versions
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.config import ExpClipConfig
+from face_mllm.experts.exp_clip.fit import Fit
 from face_mllm.experts.exp_clip.head import HEAD_FILE, WEIGHT, ExpClipHead, load_head
 from face_mllm.experts.exp_clip.pixels import clip_rule
 from face_mllm.experts.features import FrozenClip
 from face_mllm.hardware import best_device
 from face_mllm.train import absolute
-
-if TYPE_CHECKING:
-    from face_mllm.experts.exp_clip.train import Fit
 
 INFO_FILE = "expert.json"
 METRICS_FILE = "metrics.jsonl"

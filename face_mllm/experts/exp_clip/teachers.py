@@ -87,8 +87,9 @@ class Blip2Teacher:
         pixels = teacher_pixels(faces, self.processor, self.paper)
         given = pixels.to(self.device, self.model.dtype)
         queries = self.model.get_image_features(given).pooler_output
-        words = self.model.get_input_embeddings()(self.ids).expand(len(faces), -1, -1)
-        states = self.model.get_encoder()(inputs_embeds=torch.cat([queries, words], 1))
+        t5 = self.model.language_model
+        words = t5.get_input_embeddings()(self.ids).expand(len(faces), -1, -1)
+        states = t5.get_encoder()(inputs_embeds=torch.cat([queries, words], 1))
         return states.last_hidden_state.float().mean(1).cpu()
 
 
