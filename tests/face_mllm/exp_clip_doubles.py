@@ -90,7 +90,9 @@ def write_blip2(folder: Path) -> Path:
         image_token_index=len(tokenizer),
     )
     model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.query_tokens)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:  # as initialised, the tower's weights are next to nothing
+            torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     BlipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)

@@ -20,6 +20,7 @@ from face_mllm.experts.exp_clip.zero_shot import (
     zero_shot,
 )
 
+
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -60,7 +61,7 @@ def test_our_folder_loads_and_what_is_no_checkpoint_says_so(tmp_path):
     assert torch.equal(load_head(tmp_path).mlp.weight, random(6, 4))
     torch.save({"other": random(2, 2)}, tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("hello")
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Path("x")))
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Path("x"), protocol=2))
     for name, word in [
         ("other.pth", "no matrix"),
         ("text.pth", "not a readable"),
