@@ -17,6 +17,7 @@ import typer
 from face_mllm.cli_data import data_app
 from face_mllm.errors import UserError
 from face_mllm.experts.cli import mask_fer_app
+from face_mllm.experts.exp_clip.cli import exp_clip_app
 from face_mllm.progress import quiet_libraries, terminal_progress
 
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
@@ -28,6 +29,7 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(mask_fer_app, name="mask-fer")
+app.add_typer(exp_clip_app, name="exp-clip")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="key=value", help="Override settings.")
