@@ -16,8 +16,7 @@ import typer
 
 from face_mllm.cli_data import data_app
 from face_mllm.errors import UserError
-from face_mllm.experts.cli import mask_fer_app
-from face_mllm.experts.exp_clip.cli import exp_clip_app
+from face_mllm.experts.cli import exp_clip_app, mask_fer_app
 from face_mllm.progress import quiet_libraries, terminal_progress
 
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."

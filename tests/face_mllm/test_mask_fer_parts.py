@@ -12,7 +12,6 @@ from transformers import ResNetModel
 from data_pipeline.labels.codes import codes
 from data_pipeline.labels.expressions import BASIC7
 from face_mllm.errors import UserError
-from face_mllm.experts.features import IMAGENET_MEAN, IMAGENET_STD, FrozenClip
 from face_mllm.experts.mask_fer.augment import draw_spoils, erase, spoil
 from face_mllm.experts.mask_fer.backbone import (
     Match,
@@ -32,6 +31,7 @@ from face_mllm.experts.mask_fer.config import (
 from face_mllm.experts.mask_fer.faces import load_expressions
 from face_mllm.experts.mask_fer.inputs import Inputs, MaskEye
 from face_mllm.experts.mask_fer.model import MaskFer, losses
+from face_mllm.features import IMAGENET_MEAN, IMAGENET_STD, FrozenClip
 
 SMALL = {"embedding_size": 8, "hidden_sizes": (8, 16), "depths": (1, 2)}
 

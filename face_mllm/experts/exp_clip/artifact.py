@@ -16,8 +16,8 @@ from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.config import ExpClipConfig
 from face_mllm.experts.exp_clip.fit import Fit
 from face_mllm.experts.exp_clip.head import HEAD_FILE, WEIGHT, ExpClipHead, load_head
-from face_mllm.experts.exp_clip.pixels import clip_rule
-from face_mllm.experts.features import FrozenClip
+from face_mllm.experts.pixels import exp_clip_rule
+from face_mllm.features import FrozenClip
 from face_mllm.hardware import best_device
 from face_mllm.train import absolute
 
@@ -87,7 +87,8 @@ def load_expert(
         )
     paper = info.get("paper_preprocess", True) if paper_preprocess is None else paper_preprocess
     fingerprint = "" if clip else info.get("clip_fingerprint", "")
-    frozen = FrozenClip(reference, clip_rule(paper), device=best_device(), fingerprint=fingerprint)
+    rule, device = exp_clip_rule(paper), best_device()
+    frozen = FrozenClip(reference, rule, device=device, fingerprint=fingerprint)
     if frozen.width != head.clip_width:
         raise UserError(
             f"{model}: takes features of {head.clip_width} numbers, {reference} gives "

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from face_mllm.configio import Strict
 
 INSTRUCTION = (
     "Please play the role of a facial action describer. Objectively describe the detailed facial "
@@ -14,11 +16,7 @@ INSTRUCTION = (
 """What the paper's teacher is told (all three released runs)."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TeacherConfig(_Strict):
+class TeacherConfig(Strict):
     """Whose instruction-conditioned feature the head is drawn to."""
 
     kind: Literal["blip2", "artifact", "text"] = Field(
@@ -33,7 +31,7 @@ class TeacherConfig(_Strict):
     batch_size: int = Field(16, ge=1)
 
 
-class ExpClipConfig(_Strict):
+class ExpClipConfig(Strict):
     """Training of one head; the defaults are the paper's."""
 
     kind: Literal["exp_clip"] = "exp_clip"

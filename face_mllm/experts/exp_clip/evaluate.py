@@ -24,7 +24,6 @@ from eval.run import PACKAGES
 from eval.table import COLUMNS, Faces, score_rows
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import ExpClip, load_expert
-from face_mllm.experts.exp_clip.pixels import frozen_scale
 from face_mllm.experts.exp_clip.prompts import CLASSES, PROMPT_TYPES
 from face_mllm.experts.exp_clip.table import write_table
 from face_mllm.experts.exp_clip.zero_shot import (
@@ -184,7 +183,7 @@ def load_fold(
     rows = pd.DataFrame([_row(each[0], protocol, classes, asked) for each in kept], columns=COLUMNS)
     places = sorted(place for each in kept for place in each[1])
     found = expert.clip.features((faces[at] for at in places), progress=_told(progress, places))
-    at_place = dict(zip(places, found["embedding"].float(), strict=True))
+    at_place = dict(zip(places, found.float(), strict=True))
     stacks = [torch.stack([at_place[place] for place in each[1]]) for each in kept]
     return Fold(rows, _padded(stacks, asked.clips), len(units) - len(kept))
 
@@ -228,7 +227,7 @@ def _padded(stacks: list[torch.Tensor], clips: bool) -> torch.Tensor:
 
 def score(expert: ExpClip, fold: Fold, asked: Asked) -> Iterator[pd.DataFrame]:
     """Scored rows of Exp-CLIP and its controls under every prompt type asked for."""
-    classes, scale = fold.rows["choices"].iat[0], frozen_scale(expert.clip)
+    classes, scale = fold.rows["choices"].iat[0], expert.clip.logit_scale
     for kind in asked.prompt_types:
         texts = prompt_features(expert.clip, classes, kind)
         for name, projection in projections(expert.head, asked.seed).items():

@@ -6,7 +6,6 @@ Of a built dataset only picture and caption are read: a label that is never read
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,19 +13,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from data_pipeline.records import FaceRecord, iter_rows, shards_of
-from face_mllm.embedded.cache import cache_dir
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.teachers import Teacher
-from face_mllm.experts.features import PART, FeatureCache, FrozenClip
+from face_mllm.features import Columns, FeatureCache, FrozenClip, face_features
 from face_mllm.progress import Progress
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+CAPTIONS = 512  # handed over at once: a teacher sorts them by length, which saves padding
 COLUMNS = ("id", "image", "caption")
 
 
@@ -90,7 +86,7 @@ def student_features(
 ) -> torch.Tensor:
     """CLIP's image features (N, D), fp32, not normalised; from the store where known."""
     told = _with_total(progress, len(faces), "CLIP features")
-    return clip.features(faces, root=store, progress=told)["embedding"]
+    return clip.features(faces, root=store, progress=told)
 
 
 def teacher_features(
@@ -98,13 +94,16 @@ def teacher_features(
 ) -> torch.Tensor:
     """The teacher's features (N, D), unit length in fp16; from the store where known."""
     told = _with_total(progress, len(faces), "teacher features")
+    cache = FeatureCache(teacher.identity, store)
+
+    def compute(seen: list[Any]) -> Columns:  # pictures or captions, as the teacher reads
+        return {"teacher": _unit(teacher.features(seen))}
+
     if teacher.reads == "caption":
-        return _of_captions(teacher, faces, store or cache_dir() / "features", told)
-
-    def compute(images: list[Image.Image]) -> dict[str, torch.Tensor]:
-        return {"teacher": _unit(teacher.features(images))}
-
-    return FeatureCache(teacher.identity, store).features(faces, compute, told)["teacher"]
+        keys = cache.fill(_captions(faces), compute, batch=CAPTIONS, progress=told)
+    else:
+        keys = face_features(cache, faces, compute, progress=told)
+    return cache.gather(keys)["teacher"]
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
@@ -118,43 +117,15 @@ def _with_total(progress: Progress, total: int, what: str) -> Progress:
     return lambda done, _total, _text: progress(done, total, what)
 
 
-def _of_captions(
-    teacher: Teacher, faces: UnlabelledFaces, store: Path, progress: Progress
-) -> torch.Tensor:
-    """Features by the captions' content, a file for each part of them."""
-    parts, done, stream = [], 0, iter(faces)
-    while chunk := list(islice(stream, PART)):
-        empty = next((face.id for face in chunk if not face.caption.strip()), None)
-        if empty is not None:
+def _captions(faces: UnlabelledFaces) -> Iterator[tuple[bytes, str]]:
+    """Captions by their content."""
+    for face in faces:
+        if not face.caption.strip():
             raise UserError(
-                f"{empty}: no caption, which a text teacher reads",
+                f"{face.id}: no caption, which a text teacher reads",
                 "build the data with captions, or choose teacher.kind: artifact",
             )
-        parts.append(_part(teacher, [face.caption for face in chunk], store))
-        done += len(chunk)
-        progress(done, len(faces), "")
-    return torch.cat(parts)
-
-
-def _part(teacher: Teacher, captions: list[str], store: Path) -> torch.Tensor:
-    text = json.dumps([teacher.identity, captions], sort_keys=True)
-    path = store / f"captions-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-    known = _read(path)
-    if known is not None:
-        return known
-    made = _unit(teacher.features(captions))
-    store.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"teacher": made}, partial)
-    partial.replace(path)
-    return made
-
-
-def _read(path: Path) -> torch.Tensor | None:
-    try:
-        return load_file(path)["teacher"]
-    except (OSError, SafetensorError, KeyError):
-        return None  # missing or damaged: computed again
+        yield hashlib.sha256(face.caption.encode()).digest(), face.caption
 
 
 def describe(faces: UnlabelledFaces) -> dict[str, Any]:

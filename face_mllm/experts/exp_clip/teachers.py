@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, Blip2ForConditionalGeneration
@@ -19,6 +18,7 @@ from face_mllm.artifact import load_artifact
 from face_mllm.compose import folder_fingerprint
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.config import TeacherConfig
+from face_mllm.features import squash
 from face_mllm.hardware import Hardware
 from face_mllm.model.processing import FaceProcessor, load_image_processor, load_tokenizer
 from face_mllm.references import resolve
@@ -116,12 +116,7 @@ def teacher_pixels(
     if not paper_preprocess:
         return processor(list(images), return_tensors="pt")["pixel_values"]
     blank = processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
-    height, width = blank.shape[-2:]
-    squashed = [
-        np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-        for image in images
-    ]
-    return torch.from_numpy(np.stack(squashed)).permute(0, 3, 1, 2).float() / 255
+    return squash(images, *blank.shape[-2:]).float() / 255
 
 
 class ArtifactTeacher:

@@ -1,14 +1,13 @@
 """Training of the head: ``face-mllm exp-clip train CONFIG``, or torchrun for several processes.
 
 Nothing is augmented, so both features of a face are constants: they are computed once and the head
-then trains in seconds. :func:`train` is the table of contents.
+then trains in seconds. :func:`train_exp_clip` is the table of contents.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from rich.console import Console
 from torch import distributed
 
-from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import save_expert
 from face_mllm.experts.exp_clip.config import ExpClipConfig
@@ -29,23 +27,16 @@ from face_mllm.experts.exp_clip.faces import (
 )
 from face_mllm.experts.exp_clip.fit import check_batch, fit
 from face_mllm.experts.exp_clip.loss import world
-from face_mllm.experts.exp_clip.pixels import clip_rule, frozen_scale
 from face_mllm.experts.exp_clip.teachers import load_teacher
-from face_mllm.experts.features import FrozenClip
+from face_mllm.experts.pixels import exp_clip_rule
+from face_mllm.features import FrozenClip
 from face_mllm.hardware import for_precision, release_memory
-from face_mllm.progress import Progress, quiet_libraries, terminal_progress
+from face_mllm.progress import Progress, terminal_progress
 
 console = Console(stderr=True)
 
 
-def main(
-    config: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None
-) -> Path:
-    """Read a config and train; returns the folder written."""
-    return train(load_yaml_model(config, ExpClipConfig, overrides), progress)
-
-
-def train(config: ExpClipConfig, progress: Progress | None = None) -> Path:
+def train_exp_clip(config: ExpClipConfig, progress: Progress | None = None) -> Path:
     """Train a head and write the expert folder ``config.out``.
 
     Raises:
@@ -53,7 +44,7 @@ def train(config: ExpClipConfig, progress: Progress | None = None) -> Path:
     """
     if progress is None:
         with terminal_progress("exp-clip") as told:
-            return train(config, told)
+            return train_exp_clip(config, told)
     if config.out.exists() and any(config.out.iterdir()):
         raise UserError(f"{config.out} already holds files", "remove it or set another out")
     with process_group():
@@ -62,7 +53,7 @@ def train(config: ExpClipConfig, progress: Progress | None = None) -> Path:
         faces = UnlabelledFaces(config.data, config.split, config.max_faces)
         check_batch(config, len(faces))
         clip, student, target = features(config, faces, progress)
-        fitted = fit(student, target, frozen_scale(clip), config, progress)
+        fitted = fit(student, target, clip.logit_scale, config, progress)
         if world()[0] == 0:
             save_expert(fitted, config, clip, describe(faces))
             last = fitted.curve[-1]
@@ -82,7 +73,7 @@ def features(
     if processes > 1 and rank > 0:
         distributed.barrier()
     hardware = for_precision(config.precision)
-    clip = FrozenClip(config.clip, clip_rule(config.paper_preprocess), device=hardware.device)
+    clip = FrozenClip(config.clip, exp_clip_rule(config.paper_preprocess), device=hardware.device)
     student = student_features(clip, faces, config.features, progress)
     teacher = load_teacher(config.teacher, hardware, config.paper_preprocess)
     target = teacher_features(teacher, faces, config.features, progress)
@@ -108,12 +99,3 @@ def process_group() -> Iterator[None]:
     finally:
         if several:
             distributed.destroy_process_group()
-
-
-if __name__ == "__main__":  # torchrun -m face_mllm.experts.exp_clip.train CONFIG [key=value ...]
-    quiet_libraries()
-    try:
-        main(sys.argv[1], sys.argv[2:])
-    except UserError as error:
-        console.print(f"[red]error:[/] {error}")
-        sys.exit(2)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from face_mllm.experts.exp_clip.head import ExpClipHead
 from face_mllm.experts.exp_clip.prompts import prompts
-from face_mllm.experts.features import FrozenClip
+from face_mllm.features import FrozenClip
 
 Ensemble = Literal["logits", "embeddings"]
 Projection = Callable[[torch.Tensor], torch.Tensor]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_pipeline.labels.expressions import (
     CLASS_SETS,
     COMPOUND_EXPRESSIONS,
     canonical_expression,
 )
+from face_mllm.configio import Strict
 from face_mllm.errors import UserError
-from face_mllm.experts.features import IMAGENET_MEAN, IMAGENET_STD, PixelRule
 
 CAFE7 = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 """Class order of the paper's code (RAF-DB's own): it decides which channels a class gets."""
@@ -21,11 +21,7 @@ CAFE7 = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutra
 NAMED_CLASSES = {**CLASS_SETS, "cafe7": CAFE7}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ClipSettings(_Strict):
+class ClipSettings(Strict):
     """The frozen CLIP."""
 
     model: str = Field("openai/clip-vit-base-patch32", description="hub id, folder, embedded:NAME")
@@ -38,7 +34,7 @@ class ClipSettings(_Strict):
     )
 
 
-class MaskSettings(_Strict):
+class MaskSettings(Strict):
     """The network that makes the mask; the paper's is a ResNet-18 trained on faces."""
 
     kind: Literal["resnet", "patch_head", "none"] = Field(
@@ -69,7 +65,7 @@ class MaskSettings(_Strict):
         return self
 
 
-class LossSettings(_Strict):
+class LossSettings(Strict):
     """Terms of the loss: CE + separation * l_sep + diversity * l_div."""
 
     separation: float = Field(1.5, ge=0)
@@ -81,7 +77,7 @@ class LossSettings(_Strict):
     )
 
 
-class AugmentSettings(_Strict):
+class AugmentSettings(Strict):
     """How training pictures are spoilt, as the paper's code."""
 
     noise: float = Field(0.5, ge=0, le=1, description="share that gets Gaussian noise")
@@ -91,7 +87,7 @@ class AugmentSettings(_Strict):
     erase_area: tuple[float, float] = Field((0.02, 0.25), description="share of the picture")
 
 
-class MaskFerConfig(_Strict):
+class MaskFerConfig(Strict):
     """Training of mask-FER."""
 
     kind: Literal["mask_fer"] = "mask_fer"
@@ -149,13 +145,6 @@ class MaskFerConfig(_Strict):
     @classmethod
     def _canonical_remap(cls, value: dict[str, str]) -> dict[str, str]:
         return {class_name(old): class_name(new) for old, new in value.items()}
-
-    @property
-    def rule(self) -> PixelRule:
-        """How CLIP's pixels are made."""
-        return (
-            PixelRule(True, IMAGENET_MEAN, IMAGENET_STD) if self.paper_preprocess else PixelRule()
-        )
 
 
 def class_name(word: str) -> str:

@@ -22,9 +22,9 @@ from face_mllm.experts.mask_fer.expert import MaskFerExpert
 from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.model import LogitsFrom
-from face_mllm.experts.mask_fer.train import data_fingerprint
 from face_mllm.hardware import choose_hardware
 from face_mllm.progress import Progress
+from face_mllm.train import manifest_fingerprint
 
 METRICS = ("war", "uar", "f1_macro")
 
@@ -116,7 +116,7 @@ def _measure(
     majority = float(np.argmax(expert.training["class_counts"]))
     return Measured(
         root,
-        data_fingerprint(root) == expert.training["data_fingerprint"],
+        manifest_fingerprint(read_manifest(root)) == expert.training["data_fingerprint"],
         estimate(scored, seed),
         estimate(scored.assign(prediction=majority), seed),
         scored,

@@ -15,12 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig
 
 from face_mllm.errors import UserError
-from face_mllm.experts.features import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FrozenClip,
-    PixelRule,
-)
 from face_mllm.experts.mask_fer.backbone import (
     WEIGHT_FILES,
     PatchHeadMask,
@@ -31,8 +25,16 @@ from face_mllm.experts.mask_fer.backbone import (
 from face_mllm.experts.mask_fer.config import MaskFerConfig, MaskSettings
 from face_mllm.experts.mask_fer.inputs import Inputs, MaskEye, Read
 from face_mllm.experts.mask_fer.model import LogitsFrom, MaskFer
+from face_mllm.experts.pixels import mask_fer_rule
+from face_mllm.features import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FrozenClip,
+    PixelRule,
+)
 from face_mllm.model.processing import load_image_processor
 from face_mllm.references import resolve
+from face_mllm.train import absolute
 
 INFO_FILE, WEIGHTS_FILE = "mask_fer.json", "mask_fer.safetensors"
 BATCH = 64
@@ -83,7 +85,7 @@ class MaskFerExpert:
             UserError: a model that cannot be had, or that does not fit.
         """
         dtype = getattr(torch, config.clip.dtype)
-        clip = FrozenClip(config.clip.model, config.rule, dtype, device)
+        clip = FrozenClip(config.clip.model, mask_fer_rule(config.paper_preprocess), dtype, device)
         if config.clip.width not in (0, clip.width):
             raise UserError(
                 f"{config.clip.model}: its joint space is {clip.width} wide, "
@@ -185,10 +187,10 @@ def shape_of(config: MaskFerConfig, width: int, size: int, fingerprint: str = ""
         fingerprint: of its weights.
     """
     about = {
-        "model": config.clip.model,
+        "model": absolute(config.clip.model),
         "fingerprint": fingerprint,
         "dtype": config.clip.dtype,
-        "rule": asdict(config.rule),
+        "rule": asdict(mask_fer_rule(config.paper_preprocess)),
         "width": width,
     }
     resnet = resnet_config(config.mask).to_dict() if config.mask.kind == "resnet" else {}

@@ -15,7 +15,7 @@ import torch
 from data_pipeline.records import FaceRecord, load_split, shards_of
 from data_pipeline.sources.base import hash_split
 from face_mllm.errors import UserError
-from face_mllm.experts.features import FrozenClip
+from face_mllm.features import FrozenClip
 from face_mllm.hardware import usable_cpus
 
 

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 
 from data_pipeline.records import FaceRecord
-from face_mllm.experts.features import Columns, FrozenClip
 from face_mllm.experts.mask_fer.augment import draw_spoils, erase, spoil
 from face_mllm.experts.mask_fer.config import AugmentSettings
 from face_mllm.experts.mask_fer.faces import Pictures
+from face_mllm.features import Columns, FeatureCache, FrozenClip
 from face_mllm.progress import Progress
 
 Read = tuple[torch.Tensor, torch.Tensor | None]  # F [N, D]; pixels, tokens or nothing
@@ -68,11 +68,11 @@ class Inputs:
     ) -> None:
         self.faces, self.clip, self.eye, self.cache = faces, clip, eye, cache
         self.pictures = Pictures(faces, clip, most_bytes)
-        self.known: dict[bool, Columns] = {}
+        self.known: dict[bool, tuple[FeatureCache, list[bytes]]] = {}  # by mirrored or not
 
     def compute(self, mirror: bool, progress: Progress | None = None) -> None:
         """Have the frozen features of the clean pictures, or of their mirror images."""
-        self.known[mirror] = self.clip.features(
+        self.known[mirror] = self.clip.cached(
             self.faces,
             tokens=self.eye.reads == "tokens",
             mirror=mirror,
@@ -82,8 +82,9 @@ class Inputs:
 
     def clean(self, rows: Sequence[int]) -> Read:
         """Faces as they are, for validation and use; needs ``compute(mirror=False)``."""
-        columns = {name: values[list(rows)] for name, values in self.known[False].items()}
-        return self._read(columns, lambda: self.eye.pixels(self.pictures[rows].float() / 255))
+        return self._read(
+            self._known(False, rows), lambda: self.eye.pixels(self.pictures[rows].float() / 255)
+        )
 
     def spoilt(
         self, rows: Sequence[int], settings: AugmentSettings, generator: torch.Generator
@@ -104,12 +105,16 @@ class Inputs:
             columns = self.clip.forward(seen, tokens=self.eye.reads == "tokens")
         return self._read(columns, lambda: self.eye.pixels(scaled, spoils.boxes))
 
+    def _known(self, mirror: bool, rows: Sequence[int]) -> Columns:
+        cache, keys = self.known[mirror]
+        return cache.gather([keys[row] for row in rows])
+
     def _lookup(self, rows: Sequence[int], flip: torch.Tensor) -> Columns:
+        clean, mirrored = self._known(False, rows), self._known(True, rows)
         found = {}
-        for name, clean in self.known[False].items():
-            here = clean[list(rows)]
+        for name, here in clean.items():
             side = flip.view(-1, *[1] * (here.dim() - 1))
-            found[name] = torch.where(side, self.known[True][name][list(rows)], here)
+            found[name] = torch.where(side, mirrored[name], here)
         return found
 
     def _read(self, columns: Columns, pixels: Callable[[], torch.Tensor]) -> Read:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -30,6 +29,7 @@ from face_mllm.experts.mask_fer.model import losses
 from face_mllm.experts.mask_fer.state import flat_state, load_state, restore, save_state
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.progress import Progress, terminal_progress
+from face_mllm.train import manifest_fingerprint
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 # settings that may change when a run goes on
@@ -233,7 +233,7 @@ class Run:
         self.expert.training = {
             "config": config.model_dump(mode="json"),
             "data": str(config.data),
-            "data_fingerprint": data_fingerprint(config.data),
+            "data_fingerprint": manifest_fingerprint(read_manifest(config.data)),
             "faces": {"train": len(self.train), "val": len(self.val)},
             "class_counts": self.train.targets.bincount(minlength=len(config.classes)).tolist(),
             "left_out": dict(self.train.left_out),
@@ -248,9 +248,3 @@ class Run:
             lines = "".join(json.dumps(line) + "\n" for line in self.log)
             (partial / METRICS).write_text(lines)
             (partial / "README.md").write_text(model_card(self.expert))
-
-
-def data_fingerprint(root: Path) -> str:
-    """sha256 of a dataset's manifest, which counts every label and names every source."""
-    manifest = json.dumps(read_manifest(root), sort_keys=True)
-    return hashlib.sha256(manifest.encode()).hexdigest()

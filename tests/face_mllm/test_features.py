@@ -10,8 +10,8 @@ from PIL import Image
 
 from data_pipeline.records import FaceRecord
 from face_mllm.errors import UserError
-from face_mllm.experts.features import IMAGENET_MEAN, IMAGENET_STD, FrozenClip, PixelRule
 from face_mllm.face_clip.zero_shot import ZeroShot
+from face_mllm.features import IMAGENET_MEAN, IMAGENET_STD, FrozenClip, PixelRule
 from face_mllm.references import FACE_CLIP
 
 
@@ -43,8 +43,13 @@ def counted(clip, monkeypatch):
     return seen
 
 
+def gathered(found):
+    cache, keys = found
+    return cache.gather(keys)
+
+
 def test_embeddings_are_those_of_the_joint_space_and_not_normalised(clip, faces, tmp_path):
-    found = clip.features(faces, root=tmp_path)["embedding"]
+    found = clip.features(faces, root=tmp_path)
     assert found.shape == (5, clip.width)
     unit = ZeroShot(FACE_CLIP).image_embeddings([face.open_image() for face in faces])
     lengths = found.norm(dim=-1, keepdim=True)
@@ -53,9 +58,9 @@ def test_embeddings_are_those_of_the_joint_space_and_not_normalised(clip, faces,
 
 
 def test_known_pictures_are_not_computed_again(clip, faces, counted, tmp_path):
-    first = clip.features(faces[:3], root=tmp_path)["embedding"]
+    first = clip.features(faces[:3], root=tmp_path)
     renamed = [dataclasses.replace(face, id="other") for face in faces]
-    again = clip.features([*renamed, faces[0]], root=tmp_path)["embedding"]
+    again = clip.features([*renamed, faces[0]], root=tmp_path)
     assert counted == [3, 2]
     assert torch.equal(again[:3], first)
     assert torch.equal(again[0], again[5])
@@ -76,8 +81,8 @@ def test_what_decides_a_feature_is_in_the_key(clip, faces, tmp_path):
         return {path.name for path in tmp_path.iterdir()}
 
     clip.features(faces, root=tmp_path)
-    clip.features(faces, mirror=True, root=tmp_path)
-    clip.features(faces, tokens=True, root=tmp_path)
+    clip.cached(faces, mirror=True, root=tmp_path)
+    clip.cached(faces, tokens=True, root=tmp_path)
     assert len(folders()) == 3
     for other in (
         FrozenClip("embedded:face-clip", dtype=torch.bfloat16),
@@ -89,16 +94,16 @@ def test_what_decides_a_feature_is_in_the_key(clip, faces, tmp_path):
 
 
 def test_a_damaged_part_is_computed_again(clip, faces, counted, tmp_path):
-    first = clip.features(faces, root=tmp_path)["embedding"]
+    first = clip.features(faces, root=tmp_path)
     (part,) = tmp_path.rglob("part-*.safetensors")
     part.write_bytes(part.read_bytes()[:-40])
-    assert torch.equal(clip.features(faces, root=tmp_path)["embedding"], first)
+    assert torch.equal(clip.features(faces, root=tmp_path), first)
     assert counted == [5, 5]
     assert [path.name[0] for path in part.parent.iterdir() if path.name[0] == "."] == []
 
 
 def test_mirror_is_the_feature_of_the_mirrored_picture(clip, faces, tmp_path):
-    mirrored = clip.features(faces, mirror=True, root=tmp_path)["embedding"]
+    mirrored = gathered(clip.cached(faces, mirror=True, root=tmp_path))["embedding"]
     flipped = [f.open_image().transpose(Image.Transpose.FLIP_LEFT_RIGHT) for f in faces]
     direct = clip.forward(clip.pixels(clip.squares(flipped)))["embedding"]
     torch.testing.assert_close(mirrored, direct, atol=2e-3, rtol=2e-3)
@@ -131,7 +136,7 @@ def test_a_clip_vit_gives_embedding_and_patch_tokens(tmp_path, image_processor, 
     CLIPModel(config).save_pretrained(tmp_path / "clip")
     image_processor.save_pretrained(tmp_path / "clip")
     clip = FrozenClip(str(tmp_path / "clip"))
-    made = clip.features(faces, tokens=True, root=tmp_path)
+    made = gathered(clip.cached(faces, tokens=True, root=tmp_path))
     assert made["embedding"].shape == (5, 24)
     assert made["tokens"].shape == (5, 16, 32)
     assert (clip.width, clip.token_width, clip.size) == (24, 32, 32)
