@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from data_pipeline.labels.expressions import CLASS_SETS
-from data_pipeline.records import FaceRecord, iter_records, write_dataset
+from data_pipeline.records import FaceRecord, write_dataset
 from data_pipeline.sources.base import hash_split
 
 CLASSES = CLASS_SETS["basic7"]
 SEED, BATCH = 4711, 16
+LFW_SPLIT = "hash-70-10-20"
 COVERED = 0.3  # of the picture's side: the bar over eyes or mouth
 
 
@@ -78,17 +80,28 @@ def occluded(record: FaceRecord) -> FaceRecord:
     return dataclasses.replace(record, image=buffer.getvalue())
 
 
-def photographs(data: Path, out: Path) -> None:
-    """LFW faces of a built dataset as source, its other subset as target; subjects parted."""
-    records = [r for r in iter_records(data) if r.labels.get("expression") in CLASSES]
-    subsets = {True: [], False: []}
-    for record in records:
-        subsets[record.labels.get("subset") == "LFW"].append(record)
-    source = (dataclasses.replace(r, split=hash_split(r.subject, "hash-70-10-20"))
-              for r in subsets[True])  # fmt: skip
+def photographs(table: Path, out: Path) -> None:
+    """LFW faces as source (70, 10, 20 % by person), the other subset as target.
+
+    Args:
+        table: parquet with id, image, subject, subset and expression.
+        out: folder of the two datasets.
+    """
+    records = [_photograph(row) for row in pq.read_table(table).to_pylist()]
+    records = [r for r in records if r.labels["expression"] in CLASSES]
+    lfw = [r for r in records if r.source == "LFW"]
+    source = (dataclasses.replace(r, split=hash_split(r.subject, LFW_SPLIT)) for r in lfw)
     _write(out / "source", source, "mux/lfw")
-    target = (dataclasses.replace(r, split="test") for r in subsets[False])
+    shared = {r.subject for r in lfw}
+    target = (r for r in records if r.source != "LFW" and r.subject not in shared)
     _write(out / "target", target, "mux/other")
+
+
+def _photograph(row: dict) -> FaceRecord:
+    labels = {"expression": row["expression"]}
+    who = row["subject"] or row["id"]
+    image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
+    return FaceRecord(row["id"], row["subset"], "test", who, image, labels)
 
 
 def _write(folder: Path, records: Iterator[FaceRecord], protocol: str) -> None:
