@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     CLIPVisionConfig,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -74,6 +75,17 @@ LLMS = {
     "llama": LlamaConfig(**_LLM),
     "qwen": Qwen2Config(**_LLM),
     "mistral": MistralConfig(**_LLM, sliding_window=None),
+    "mistral-sliding": MistralConfig(**_LLM, sliding_window=6),
+    "qwen-sliding": Qwen2Config(
+        **_LLM, use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
+    "gemma": Gemma3TextConfig(
+        **_LLM,
+        head_dim=8,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"],
+        final_logit_softcapping=5.0,
+    ),
 }
 
 
