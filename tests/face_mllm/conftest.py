@@ -75,14 +75,14 @@ LLMS = {
     "llama": LlamaConfig(**_LLM),
     "qwen": Qwen2Config(**_LLM),
     "mistral": MistralConfig(**_LLM, sliding_window=None),
-    "mistral-sliding": MistralConfig(**_LLM, sliding_window=6),
+    "mistral-sliding": MistralConfig(**_LLM, sliding_window=20),
     "qwen-sliding": Qwen2Config(
-        **_LLM, use_sliding_window=True, sliding_window=6, max_window_layers=1
+        **_LLM, use_sliding_window=True, sliding_window=20, max_window_layers=1
     ),
     "gemma": Gemma3TextConfig(
         **_LLM,
         head_dim=8,
-        sliding_window=6,
+        sliding_window=20,
         layer_types=["sliding_attention", "full_attention"],
         final_logit_softcapping=5.0,
     ),

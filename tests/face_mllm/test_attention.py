@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -79,10 +81,10 @@ def test_mask_mod_dense_mask_and_block_mask_say_the_same(window, plan):
 
 def test_each_implementation_gets_its_form(make_model):
     model, processor = make_model(llm="qwen-sliding")
-    config = model.language_model.config
+    config = copy.deepcopy(model.language_model.config)
     batch = collate_trees([processor.tree_row([("How old?", "35 years", 1.0)])], 0)
     ends, positions = batch["subtree_ends"], batch["position_ids"]
-    assert layer_windows(config) == {"full_attention": None, "sliding_attention": 6}
+    assert layer_windows(config) == {"full_attention": None, "sliding_attention": 20}
     config._attn_implementation = "sdpa"
     boolean = tree_attention(config, ends, positions, torch.float32)
     config._attn_implementation = "eager"
