@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from face_mllm.configio import Strict
 
 Training = Literal["frozen", "full", "lora"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class VisionConfig(_Strict):
+class VisionConfig(Strict):
     """The vision tower: which one, which of its states, trained or not."""
 
     model: str | None = Field(None, description="hub id, folder or embedded:NAME; None inherits")
@@ -23,7 +21,7 @@ class VisionConfig(_Strict):
     select: Literal["full", "patch"] = Field("full", description="patch drops a class token")
 
 
-class ProjectorConfig(_Strict):
+class ProjectorConfig(Strict):
     """The 2-layer GELU MLP between tower and LLM."""
 
     train: Literal["frozen", "full"] = "full"
@@ -34,7 +32,7 @@ class ProjectorConfig(_Strict):
     )
 
 
-class LoraSettings(_Strict):
+class LoraSettings(Strict):
     """LoRA on the LLM (Hu et al. 2021), by PEFT."""
 
     r: int = Field(16, ge=1)
@@ -46,7 +44,7 @@ class LoraSettings(_Strict):
     )
 
 
-class LLMConfig(_Strict):
+class LLMConfig(Strict):
     """The causal LLM."""
 
     model: str | None = Field(None, description="hub id, folder or embedded:NAME; None inherits")
@@ -54,7 +52,7 @@ class LLMConfig(_Strict):
     lora: LoraSettings = LoraSettings()
 
 
-class CurriculumSettings(_Strict):
+class CurriculumSettings(Strict):
     """Mixed-order self-paced sampling, see curriculum.py."""
 
     loss_share: float = Field(0.5, ge=0, le=1, description="difficulty: loss against entropy")
@@ -64,7 +62,7 @@ class CurriculumSettings(_Strict):
     smoothing: float = Field(0.5, ge=0, lt=1, description="weight of a face's earlier visits")
 
 
-class StageConfig(_Strict):
+class StageConfig(Strict):
     """One of the three stages of the MLLM."""
 
     kind: Literal["mllm"] = "mllm"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from face_mllm.errors import UserError
 
@@ -40,6 +40,12 @@ _EXPECTED = {
     "model_attributes_type": "keys with values",
     "path_type": "a path",
 }
+
+
+class Strict(BaseModel):
+    """Base of settings that are exactly their YAML: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Loader(yaml.SafeLoader):

@@ -70,16 +70,27 @@ def main(
         overrides: ``key=value`` pairs.
         progress: called with (step, steps, text).
     """
-    if config_kind(config) == "face_clip":
+    kind = config_kind(config)
+    if kind == "face_clip":
         from face_mllm.face_clip.config import FaceClipConfig
         from face_mllm.face_clip.train import train_face_clip
 
         return train_face_clip(load_yaml_model(config, FaceClipConfig, overrides), progress)
+    if kind == "mask_fer":
+        from face_mllm.experts.mask_fer.config import MaskFerConfig
+        from face_mllm.experts.mask_fer.train import train_mask_fer
+
+        return train_mask_fer(load_yaml_model(config, MaskFerConfig, overrides), progress)
+    if kind == "exp_clip":
+        from face_mllm.experts.exp_clip.config import ExpClipConfig
+        from face_mllm.experts.exp_clip.train import train_exp_clip
+
+        return train_exp_clip(load_yaml_model(config, ExpClipConfig, overrides), progress)
     return train(load_yaml_model(config, StageConfig, overrides), progress)
 
 
 def config_kind(config: str | Path) -> str:
-    """What a config trains: ``mllm`` or ``face_clip``."""
+    """What a config trains: ``mllm``, ``face_clip``, ``exp_clip`` or ``mask_fer``."""
     return load_yaml_model(config, _AnyKind).kind
 
 

@@ -34,11 +34,20 @@ def validate(config: str | Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         UserError: at the first thing that would stop the run.
     """
-    if config_kind(config) == "face_clip":
+    kind = config_kind(config)
+    if kind == "face_clip":
         from face_mllm.face_clip.config import FaceClipConfig
 
         load_yaml_model(config, FaceClipConfig, overrides)
         passed("keys and types")
+        return
+    if kind == "mask_fer":
+        from face_mllm.experts.mask_fer.config import MaskFerConfig
+        from face_mllm.experts.mask_fer.preflight import preflight
+
+        expert = load_yaml_model(config, MaskFerConfig, overrides)
+        passed("keys and types")
+        preflight(expert, passed, skipped)
         return
     stage = load_yaml_model(config, StageConfig, overrides)
     passed("keys and types")
@@ -59,6 +68,11 @@ def validate(config: str | Path, overrides: Sequence[str] = ()) -> None:
 def passed(what: str) -> None:
     """Print one passed check."""
     console.print(f"[green]✓[/] {what}")
+
+
+def skipped(what: str) -> None:
+    """Print one check that could not be made here."""
+    console.print(f"[yellow]–[/] {what}")  # noqa: RUF001
 
 
 def split_counts(stage: StageConfig) -> dict[str, int]:

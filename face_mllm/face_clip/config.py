@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from face_mllm.configio import Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageTowerConfig(_Strict):
+class ImageTowerConfig(Strict):
     """The ResNet image tower (He et al. 2016); its last map is the token grid."""
 
     hidden_sizes: tuple[int, ...] = (48, 96, 192, 288)
@@ -30,7 +28,7 @@ class ImageTowerConfig(_Strict):
         return self
 
 
-class TextTowerConfig(_Strict):
+class TextTowerConfig(Strict):
     """The causal text transformer of CLIP (Radford et al. 2021), small."""
 
     width: int = Field(160, ge=16)
@@ -40,7 +38,7 @@ class TextTowerConfig(_Strict):
     max_tokens: int = Field(80, ge=8)
 
 
-class AugmentConfig(_Strict):
+class AugmentConfig(Strict):
     """How far training pictures are moved and spoilt; labels follow exactly."""
 
     rotate: float = Field(12.0, ge=0, description="largest turn in degrees; roll follows")
@@ -54,7 +52,7 @@ class AugmentConfig(_Strict):
     jpeg: float = Field(0.1, ge=0, le=1)
 
 
-class LossConfig(_Strict):
+class LossConfig(Strict):
     """Weights of the losses; a weight of 0 leaves the loss out."""
 
     contrastive: float = Field(1.0, ge=0)
@@ -66,7 +64,7 @@ class LossConfig(_Strict):
     head_pose: float = Field(1.0, ge=0)
 
 
-class LockedConfig(_Strict):
+class LockedConfig(Strict):
     """The last phase: the text side alone, against the finished image tower."""
 
     steps: int = Field(0, ge=0, description="0 leaves the phase out")
@@ -74,7 +72,7 @@ class LockedConfig(_Strict):
     learning_rate: float = Field(1e-3, gt=0)
 
 
-class FaceClipConfig(_Strict):
+class FaceClipConfig(Strict):
     """Training of face-clip."""
 
     kind: Literal["face_clip"] = "face_clip"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 
@@ -121,12 +122,13 @@ def make_model(tokenizer, image_processor):
     def make(tower="resnet", llm="llama", dtype=torch.float32, select="full", seed=0):
         torch.manual_seed(seed)
         vision = AutoModel.from_config(TOWERS[tower]).eval()
-        language = AutoModelForCausalLM.from_config(LLMS[llm])
+        language_config = copy.deepcopy(LLMS[llm])  # attention is chosen in it
+        language = AutoModelForCausalLM.from_config(language_config)
         processor = FaceProcessor(image_processor, tokenizer, 0, system="Look.")
         processor.image_tokens = count_image_tokens(vision, (32, 32), -1, select)
         config = FaceMLLMConfig(
             TOWERS[tower],
-            LLMS[llm],
+            language_config,
             vision_select=select,
             image_tokens=processor.image_tokens,
             image_token_id=processor.image_token_id,

@@ -1,0 +1,1 @@
+"""Experts beside the MLLM: small heads on a frozen CLIP, each usable on its own."""

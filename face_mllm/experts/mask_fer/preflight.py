@@ -1,0 +1,71 @@
+"""What can be checked of a mask-FER config without training, and without what is not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+
+from face_mllm.experts.mask_fer.backbone import WEIGHT_FILES
+from face_mllm.experts.mask_fer.config import MaskFerConfig
+from face_mllm.experts.mask_fer.expert import MaskFerExpert, build_model, shape_of
+from face_mllm.experts.mask_fer.faces import load_training
+from face_mllm.experts.mask_fer.model import MaskFer
+
+Say = Callable[[str], None]
+
+
+def preflight(config: MaskFerConfig, passed: Say, skipped: Say) -> None:
+    """Check shapes, data and models.
+
+    Args:
+        config: valid by its keys and types.
+        passed: told of each check that was made.
+        skipped: told of each that was not, because its data or model is not on this machine.
+
+    Raises:
+        UserError: at the first thing that would stop the run.
+    """
+    missing = [name for name in (config.clip.model, config.mask.weights) if name and not here(name)]
+    if missing:
+        skipped(f"{', '.join(missing)}: not on this machine, so not loaded")
+        if config.clip.width:
+            passed(f"shapes: {_shapes(config, _outline(config))}")
+        else:
+            skipped("shapes: clip.width is not given")
+    else:
+        passed(f"models load: {_shapes(config, MaskFerExpert.fresh(config).model)}")
+    if not config.data.exists():
+        skipped(f"{config.data}: no such folder here, so its classes were not counted")
+        return
+    train, val = load_training(config.data, config.classes, config.remap, config.val_share)
+    passed(f"data: {len(train):,} training and {len(val):,} validation faces of these classes")
+
+
+def here(reference: str) -> bool:
+    """Whether a model reference can be read without a network."""
+    if reference.startswith("embedded:") or Path(reference).expanduser().exists():
+        return True
+    if reference.endswith(WEIGHT_FILES) or reference.count("/") != 1:
+        return reference.startswith((".", "/", "~"))  # a path: loading says what is wrong
+    repo, _, revision = reference.partition("@")
+    return isinstance(try_to_load_from_cache(repo, "config.json", revision=revision or None), str)
+
+
+def _outline(config: MaskFerConfig) -> MaskFer:
+    """The trained part on the meta device: shapes without weights."""
+    bare = config.model_copy(update={"mask": config.mask.model_copy(update={"weights": None})})
+    shape = shape_of(bare, config.clip.width, size=bare.mask.size)
+    with torch.device("meta"):
+        return build_model(shape, config.clip.width, config.clip.width)
+
+
+def _shapes(config: MaskFerConfig, model: MaskFer) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    left = model.width - model.channels * model.classes
+    return (
+        f"{model.classes} classes of {model.channels} channels, {left} left over; "
+        f"{count / 1e6:.2f} M trained parameters, mask from {config.mask.kind}"
+    )
