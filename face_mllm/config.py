@@ -92,6 +92,9 @@ class StageConfig(Strict):
     attention: Literal["auto", "eager", "sdpa", "flex"] = Field(
         "auto", description="of the LLM in training; flex skips masked blocks, CUDA only"
     )
+    cache_features: bool = Field(
+        False, description="keep what the frozen tower sees on disk; each picture is seen once"
+    )
     verify_packing: bool = Field(
         False, description="compare the first batch with separate passes before training"
     )
@@ -122,6 +125,8 @@ class StageConfig(Strict):
     def _parts_are_known(self) -> StageConfig:
         if self.init_from is None and (self.vision.model is None or self.llm.model is None):
             raise ValueError("without init_from, vision.model and llm.model must be given")
+        if self.cache_features and self.vision.train != "frozen":
+            raise ValueError("cache_features needs vision.train: frozen: its features would change")
         unknown = sorted(self.task_weights.keys() - self.tasks.keys()) if self.tasks else []
         if unknown:
             raise ValueError(f"task_weights names {unknown}, which `tasks` does not ask")

@@ -123,14 +123,10 @@ class Curriculum:
         """Write the state into a checkpoint folder."""
         folder.mkdir(parents=True, exist_ok=True)
         rows = [(visit, *found) for visit, found in sorted(self.pending.items())]
-        np.savez(
-            folder / STATE_FILE,
-            loss=self.loss,
-            entropy=self.entropy,
-            pending=np.array(rows, dtype=np.float64).reshape(-1, 4),
-            used=np.array(self.used),
-            **{f"order_{epoch}": order for epoch, order in self.orders.items()},
-        )
+        state: dict[str, Any] = {f"order_{epoch}": order for epoch, order in self.orders.items()}
+        state |= {"loss": self.loss, "entropy": self.entropy, "used": np.array(self.used)}
+        state["pending"] = np.array(rows, dtype=np.float64).reshape(-1, 4)
+        np.savez(folder / STATE_FILE, **state)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote.

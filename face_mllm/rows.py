@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
+from face_mllm.features.cache import FeatureCache, content_key
+from face_mllm.features.tower import STATES
 from face_mllm.model.attention import FLEX, FLEX_BLOCK, pair_cost
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.tree import TreeRow, collate_trees, plan_rows
@@ -27,7 +29,7 @@ class RowItem(NamedTuple):
 
     Attributes:
         row: its drawn questions as a tree row.
-        picture: pixels [3, H, W].
+        picture: pixels [3, H, W], or the frozen tower's states [tokens, channels].
         visit: number of the visit.
         face: number of the face in the training split.
     """
@@ -102,6 +104,7 @@ class FaceRows(Dataset):
         self.max_tokens = max_tokens
         self.seed = seed
         self.task_weights = task_weights or {}
+        self.states: FeatureCache | None = None  # set by face_mllm.frozen
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
         prefix = len(processor.prefix_ids())
         if prefix + 16 > max_tokens:
@@ -152,7 +155,19 @@ class FaceRows(Dataset):
         visit, face = index if isinstance(index, tuple) else (index, self.face(index))
         record = self.record(visit, face)
         _, row = self.drawn(record, visit)
-        return RowItem(row, self.processor.pixels([record.open_image()])[0], visit, face)
+        return RowItem(row, self.picture(record), visit, face)
+
+    def picture(self, record: FaceRecord) -> torch.Tensor:
+        """Pixels of a face, or what the frozen tower made of them."""
+        if self.states is not None:
+            return self.states.gather([content_key(record)])[STATES][0]
+        return self.processor.pixels([record.open_image()])[0]
+
+    def visited(self) -> list[int]:
+        """Faces that the run visits, in file order."""
+        if self.visits >= self.faces:
+            return list(range(self.faces))
+        return sorted(self.face(visit) for visit in range(self.visits))
 
     def drawn(self, record: FaceRecord, visit: int) -> tuple[list[QA], TreeRow]:
         """What a visit asks about a record, weighed by task, as many as fit, and its tree row."""
@@ -213,9 +228,9 @@ class RowCollator:
 
         Returns:
             :func:`collate_trees` of the rows; faces in the order they stand there as
-            ``pixel_values`` [F, 3, H, W], ``visits`` [F, 2] (visit, face) and ``face_rows`` [F],
-            the row each is in; ``label_faces`` [L], which of them a label row belongs to;
-            ``counts``, int64 in the order of :data:`COUNTS`.
+            ``pixel_values`` [F, 3, H, W] or ``vision_states`` [F, tokens, channels], ``visits``
+            [F, 2] (visit, face) and ``face_rows`` [F], the row each is in; ``label_faces`` [L],
+            which of them a label row belongs to; ``counts``, int64 in the order of :data:`COUNTS`.
         """
         trees = [item.row for item in items]
         lengths = [len(row.tree) for row in trees]
@@ -226,7 +241,8 @@ class RowCollator:
         batch = collate_trees(trees, self.pad_id, plan, self.multiple)
         labels = torch.tensor([len(trees[number].rows) for number in order])
         batch["label_faces"] = torch.arange(len(order)).repeat_interleave(labels)
-        batch["pixel_values"] = torch.stack([items[number].picture for number in order])
+        pictures = torch.stack([items[number].picture for number in order])
+        batch[picture_key(pictures)] = pictures
         batch["visits"] = torch.tensor([[items[n].visit, items[n].face] for n in order])
         in_row = torch.tensor([len(numbers) for numbers in plan])
         batch["face_rows"] = torch.arange(len(plan)).repeat_interleave(in_row)
@@ -241,6 +257,11 @@ class RowCollator:
             ]
         )
         return batch
+
+
+def picture_key(pictures: torch.Tensor) -> str:
+    """The model's name for pictures [F, 3, H, W] or states [F, tokens, channels]."""
+    return "pixel_values" if pictures.dim() == 4 else "vision_states"
 
 
 PICTURES = ("pixel_values", "vision_states", "visits", "face_rows")

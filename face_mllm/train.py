@@ -35,6 +35,7 @@ from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
+from face_mllm.frozen import cache_vision
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
 from face_mllm.model import FaceMLLMForConditionalGeneration
@@ -118,6 +119,8 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
         warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
     use_attention(model.language_model, config.attention, hardware.device)
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
+    if config.cache_features:
+        cache_vision(trainer.model, processor, rows, trainer.accelerator, progress)
     if config.verify_packing:
         verify_packing(trainer.model, processor, trainer.data_collator, rows, config, hardware)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -16,7 +16,7 @@ from face_mllm.hardware import Hardware
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.heads import token_losses
 from face_mllm.model.processing import FaceProcessor
-from face_mllm.rows import FaceRows, RowCollator, RowItem, model_inputs
+from face_mllm.rows import FaceRows, RowCollator, RowItem, model_inputs, picture_key
 
 console = Console(stderr=True)
 # largest relative difference of loss and of gradient: bf16 rounds each product to 3 digits
@@ -86,7 +86,8 @@ def separate_passes(
     items: Sequence[RowItem],
 ) -> tuple[float, Gradients]:
     """Loss and gradients of the same questions, one ordinary pass each."""
-    total, sums = 0.0, {}
+    total = 0.0
+    sums: Gradients = {}
     for item in items:
         pictures = item.picture[None].to(model.device)
         asked, _ = rows.drawn(rows.record(item.visit, item.face), item.visit)
@@ -109,7 +110,7 @@ def separate_loss(
     prefix = processor.prefix_ids()
     ids = torch.tensor([[*prefix, *branch]], device=pictures.device)
     first = len(prefix) + start
-    embeds = model.embed(ids[:, :-1], pictures)
+    embeds = model.embed(ids[:, :-1], **{picture_key(pictures): pictures})
     logits = model.language_model(inputs_embeds=embeds, use_cache=False).logits
     return qa.weight * token_losses(logits[0, first - 1 :], ids[0, first:]).sum()
 

@@ -35,11 +35,15 @@ def tree_mask_mod(
     def descends(batch: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
         return (key <= query) & (query < subtree_ends[batch, key])
 
+    if window is None:
+        return descends
+    reach = window
+
     def descends_nearby(batch: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
-        near = positions[batch, query] - positions[batch, key] < window
+        near = positions[batch, query] - positions[batch, key] < reach
         return descends(batch, head, query, key) & near
 
-    return descends if window is None else descends_nearby
+    return descends_nearby
 
 
 def dense_mask(mask_mod: MaskMod, rows: int, width: int, device: torch.device) -> torch.Tensor:

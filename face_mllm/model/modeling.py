@@ -112,7 +112,7 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def embed(
         self,
         input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None,
+        pixel_values: torch.Tensor | None = None,
         vision_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embed tokens, image placeholders replaced in order by the pictures' image tokens."""
