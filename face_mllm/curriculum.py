@@ -12,6 +12,7 @@ size is mixed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from face_mllm.errors import UserError
 from face_mllm.rows import FaceRows
 
 STATE_FILE = "curriculum.npz"
+ROOM = 4  # an epoch's order leaves out what the last 1/ROOM of the epoch before measures
 
 
 class Curriculum:
@@ -93,7 +95,7 @@ class Curriculum:
         rng = np.random.default_rng((self.seed, 1, epoch))  # the first epoch is FaceRows' own
         if epoch == 0:
             return rng.permutation(self.faces)
-        self._use_up_to(epoch * self.faces - self.faces // 4)
+        self._use_up_to(epoch * self.faces - self.faces // ROOM)
         ranked = np.lexsort((rng.permutation(self.faces), self.difficulty()))
         easy, hard = np.split(ranked, [(self.faces + 1) // 2])
         places = np.arange(1, self.faces + 1) * self.hard_share(epoch)
@@ -150,9 +152,26 @@ class Curriculum:
 
 
 def curriculum_of(stage: StageConfig, rows: FaceRows) -> Curriculum | None:
-    """The stage's curriculum over its rows, if it has one."""
+    """The stage's curriculum over its rows, if it has one.
+
+    Raises:
+        UserError: the run has too few epochs or faces for one.
+    """
     if stage.curriculum is None:
         return None
+    if rows.visits <= rows.faces:
+        raise UserError(
+            f"curriculum: acts from the second epoch, {rows.visits} visits are one or less",
+            "raise epochs or max_steps, or remove curriculum",
+        )
+    # the step's batches and one more are read before the step is measured, workers read 2 each
+    batches = stage.accumulation + 1 + 2 * stage.workers
+    ahead = batches * stage.faces_per_device * int(os.environ.get("WORLD_SIZE", "1"))
+    if ahead > rows.faces // ROOM:
+        raise UserError(
+            f"curriculum: {rows.faces} faces are too few, {ahead} are read ahead of the measurements",
+            f"use {ROOM * ahead} faces or more, smaller batches, or fewer workers",
+        )
     return Curriculum(stage.curriculum, rows.faces, rows.visits, stage.seed)
 
 

@@ -117,7 +117,6 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     if config.projector.lexical_steps and checkpoint is None:
         steps = config.projector.lexical_steps
         warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
-    use_attention(model.language_model, config.attention, hardware.device)
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
     if config.cache_features:
         cache_vision(trainer.model, processor, rows, trainer.accelerator, progress)
@@ -158,6 +157,7 @@ def assemble(
     previous = read_artifact(config.init_from) if config.init_from else None
     bases = stage_bases(config, previous)
     model, processor, bases = compose(bases, hardware.torch_dtype, config.seed)
+    use_attention(model.language_model, config.attention, hardware.device)
     artifact = Artifact(bases)
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from face_mllm.config import CurriculumSettings
-from face_mllm.curriculum import STATE_FILE, Curriculum, CurriculumSampler
+from face_mllm.config import CurriculumSettings, StageConfig
+from face_mllm.curriculum import STATE_FILE, Curriculum, CurriculumSampler, curriculum_of
 from face_mllm.errors import UserError
 
 FACES, EPOCHS = 40, 5
@@ -116,3 +116,24 @@ def test_state_of_other_data_or_no_state_is_refused(tmp_path):
     (tmp_path / STATE_FILE).unlink()
     with pytest.raises(UserError, match="no curriculum in it"):
         make().load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "visits,workers,words", [(40, 0, "second epoch"), (200, 3, "40 faces are too few, 16 are read")]
+)
+def test_runs_too_short_for_a_curriculum_are_refused_before_training(visits, workers, words):
+    stage = StageConfig(
+        stage="s",
+        data="d",
+        out="o",
+        init_from="x",
+        curriculum={},
+        faces_per_device=2,
+        workers=workers,
+    )
+    rows = SimpleNamespace(faces=FACES, visits=visits)
+    with pytest.raises(UserError, match=words):
+        curriculum_of(stage, rows)
+    fitting = stage.model_copy(update={"workers": 0})
+    made = curriculum_of(fitting, SimpleNamespace(faces=FACES, visits=200))
+    assert (made.faces, made.visits) == (FACES, 200)
