@@ -169,7 +169,7 @@ def curriculum_of(stage: StageConfig, rows: FaceRows) -> Curriculum | None:
     ahead = batches * stage.faces_per_device * int(os.environ.get("WORLD_SIZE", "1"))
     if ahead > rows.faces // ROOM:
         raise UserError(
-            f"curriculum: {rows.faces} faces are too few, {ahead} are read ahead of the measurements",
+            f"curriculum: {rows.faces} faces are too few, {ahead} are read before any is measured",
             f"use {ROOM * ahead} faces or more, smaller batches, or fewer workers",
         )
     return Curriculum(stage.curriculum, rows.faces, rows.visits, stage.seed)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from test_train import LORA, stage
+from transformers import TrainingArguments
 
 from face_mllm.artifact import read_artifact
 from face_mllm.errors import UserError
@@ -15,7 +20,8 @@ from face_mllm.features import FrozenTower
 from face_mllm.frozen import cache_vision
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model.vision import image_tokens
-from face_mllm.rows import FaceRows
+from face_mllm.passes import RowPasses
+from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.train import run_folder, train
 
 WEIGHTS = "projector.safetensors"
@@ -177,3 +183,49 @@ def test_curriculum_resumes_to_the_same_weights(tiny_parts, tiny_data, tmp_path)
     assert one[:6] == other[:6]  # the first epoch is the plain one
     assert one[6:] != other[6:]
     assert read_artifact(tmp_path / "whole").chain[0]["config"]["curriculum"]["loss_share"] == 0.5
+
+
+def test_two_processes_take_the_steps_of_one(tiny_parts, tiny_data, tmp_path):
+    """The cache is filled by both, and their measurements make one data order."""
+    common = {
+        "curriculum": {},
+        "cache_features": True,
+        "max_steps": 24,  # 48 visits: two epochs
+        "learning_rate": 1e-3,
+    }
+    one = stage(tiny_parts, tiny_data, tmp_path / "one", faces_per_device=2, **common)
+    train(one)
+    two = stage(
+        tiny_parts, tiny_data, tmp_path / "two", faces_per_device=1, rows_per_pass=1, **common
+    )
+    config = tmp_path / "two.yaml"
+    config.write_text(yaml.safe_dump(json.loads(two.model_dump_json())))
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", *launch, "-m", "face_mllm.train", str(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FACE_MLLM_CACHE": str(tmp_path / "own")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-3)
+
+
+def test_processes_in_step_make_equal_passes(make_model, tiny_data, monkeypatch, tmp_path):
+    """A process with fewer rows than another adds passes that change nothing."""
+    model, processor = make_model(dtype=torch.float64)
+    rows = FaceRows(tiny_data, processor, {}, 2, 512, 0)
+    batch = RowCollator(0)([rows[visit] for visit in range(3)])
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+
+    def gradient(others):
+        trainer = RowPasses(model, arguments, rows_per_pass=2)
+        trainer.compute_loss = lambda model, inputs, **_: model(**model_inputs(inputs)).loss
+        trainer.current_gradient_accumulation_steps = 1
+        monkeypatch.setattr(TrainingArguments, "world_size", 2)
+        trainer.accelerator.gather = lambda mine: torch.stack([mine, torch.tensor(others)])
+        model.zero_grad()
+        loss = trainer.training_step(model, batch)
+        return loss, len(trainer._passes(batch)), model.projector[0].weight.grad.clone()
+
+    alone, padded = gradient(1), gradient(5)
+    assert (alone[1], padded[1]) == (2, 5)
+    assert alone[0] == padded[0]
+    assert torch.equal(alone[2], padded[2])
