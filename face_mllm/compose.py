@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from face_mllm.errors import UserError
 from face_mllm.hardware import choose_hardware
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model.heads import check_head
 from face_mllm.model.processing import FaceProcessor, load_image_processor, load_tokenizer
 from face_mllm.model.vision import count_image_tokens, load_vision_tower
 from face_mllm.references import resolve
@@ -59,6 +60,7 @@ def compose(
     bases = _with_fingerprints(bases, vision_folder, llm_folder)
     tower = load_vision_tower(vision_folder)
     llm = _load_llm(llm_folder, llm_dtype)
+    check_head(llm)
     tokenizer, image_processor = load_tokenizer(llm_folder), load_image_processor(vision_folder)
     processor = FaceProcessor(image_processor, tokenizer, 0, bases.system)
     processor.image_tokens = count_image_tokens(

@@ -52,6 +52,16 @@ class LLMConfig(Strict):
     lora: LoraSettings = LoraSettings()
 
 
+class CurriculumSettings(Strict):
+    """Mixed-order self-paced sampling, see curriculum.py."""
+
+    loss_share: float = Field(0.5, ge=0, le=1, description="difficulty: loss against entropy")
+    hard_share: tuple[float, float] = Field(
+        (0.1, 0.5), description="hard faces in a batch at the start and the end of the run"
+    )
+    smoothing: float = Field(0.5, ge=0, lt=1, description="weight of a face's earlier visits")
+
+
 class StageConfig(Strict):
     """One of the three stages of the MLLM."""
 
@@ -70,12 +80,31 @@ class StageConfig(Strict):
     tasks: dict[str, float] = Field(
         default_factory=dict, description="task -> share of a face's questions; empty takes all"
     )
+    task_weights: dict[str, float] = Field(
+        default_factory=dict, description="task -> factor on the loss of its answers"
+    )
     max_questions_per_face: int = Field(40, ge=1, description="branches drawn per face and epoch")
-    max_tokens: int = Field(2048, ge=64, description="longest tree row")
+    max_tokens: int = Field(2048, ge=64, description="longest row; several faces share one")
+    pack: bool = Field(True, description="false gives every face a row of its own")
+    rows_per_pass: int = Field(
+        0, ge=0, description="rows of a batch in one forward pass; 0 for all: bounds memory"
+    )
+    attention: Literal["auto", "eager", "sdpa", "flex"] = Field(
+        "auto", description="of the LLM in training; flex skips masked blocks, CUDA only"
+    )
+    cache_features: bool = Field(
+        False, description="keep what the frozen tower sees on disk; each picture is seen once"
+    )
+    verify_packing: bool = Field(
+        False, description="compare the first batch with separate passes before training"
+    )
+    curriculum: CurriculumSettings | None = Field(
+        None, description="easy and hard faces mixed; {} takes its defaults"
+    )
 
     epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, description="optimiser steps; -1 lets epochs decide")
-    faces_per_device: int = Field(4, ge=1, description="tree rows in one forward pass")
+    faces_per_device: int = Field(4, ge=1, description="faces of one process in a batch")
     accumulation: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps")
@@ -96,4 +125,9 @@ class StageConfig(Strict):
     def _parts_are_known(self) -> StageConfig:
         if self.init_from is None and (self.vision.model is None or self.llm.model is None):
             raise ValueError("without init_from, vision.model and llm.model must be given")
+        if self.cache_features and self.vision.train != "frozen":
+            raise ValueError("cache_features needs vision.train: frozen: its features would change")
+        unknown = sorted(self.task_weights.keys() - self.tasks.keys()) if self.tasks else []
+        if unknown:
+            raise ValueError(f"task_weights names {unknown}, which `tasks` does not ask")
         return self

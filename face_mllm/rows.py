@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +17,30 @@ from data_pipeline.questions.balance import by_question
 from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
+from face_mllm.features.cache import FeatureCache, content_key
+from face_mllm.features.tower import STATES
+from face_mllm.model.attention import FLEX, FLEX_BLOCK, pair_cost
 from face_mllm.model.processing import FaceProcessor
-from face_mllm.tree import TreeRow, collate_trees
+from face_mllm.tree import TreeRow, collate_trees, plan_rows
+
+CPU_MULTIPLE = 32
+COUNTS = ("faces", "questions", "answer_tokens", "tokens", "padded_tokens", "separate_tokens")
+
+
+class RowItem(NamedTuple):
+    """One visit of one face.
+
+    Attributes:
+        row: its drawn questions as a tree row.
+        picture: pixels [3, H, W], or the frozen tower's states [tokens, channels].
+        visit: number of the visit.
+        face: number of the face in the training split.
+    """
+
+    row: TreeRow
+    picture: torch.Tensor
+    visit: int
+    face: int
 
 
 def draw_questions(
@@ -60,6 +84,7 @@ class FaceRows(Dataset):
         max_tokens: longest row; longer ones lose questions from the end, never image tokens.
         seed: of order and draws.
         visits: how many rows the sequence has; None gives each face once.
+        task_weights: task -> factor on the loss of its answers; 1 where absent.
     """
 
     def __init__(
@@ -71,6 +96,7 @@ class FaceRows(Dataset):
         max_tokens: int,
         seed: int,
         visits: int | None = None,
+        task_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.records = load_split(data, "train")
         self.faces = len(self.records)
@@ -80,6 +106,8 @@ class FaceRows(Dataset):
         self.limit = limit
         self.max_tokens = max_tokens
         self.seed = seed
+        self.task_weights = task_weights or {}
+        self.states: FeatureCache | None = None  # set by face_mllm.frozen
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
         prefix = len(processor.prefix_ids())
         if prefix + 16 > max_tokens:
@@ -98,6 +126,7 @@ class FaceRows(Dataset):
             stage.max_questions_per_face,
             stage.max_tokens,
             stage.seed,
+            task_weights=stage.task_weights,
         )
         rows.visits = int(rows.faces * stage.epochs)
         if stage.max_steps > 0:
@@ -112,57 +141,165 @@ class FaceRows(Dataset):
         """Every training face once, in file order."""
         return (FaceRecord.from_row(row) for row in self.records)
 
-    def record(self, visit: int) -> FaceRecord:
-        """The face of one visit."""
+    def face(self, visit: int) -> int:
+        """Number of the face of one visit: each epoch brings every face once, in a new order."""
         epoch, place = divmod(visit, self.faces)
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, 1, epoch))
             self._order = (epoch, rng.permutation(self.faces))
-        return FaceRecord.from_row(self.records[int(self._order[1][place])])
+        return int(self._order[1][place])
 
-    def __getitem__(self, visit: int) -> tuple[TreeRow, torch.Tensor]:
-        """Tree row and pixels [3, H, W] of one visit."""
-        record = self.record(visit)
+    def record(self, visit: int, face: int | None = None) -> FaceRecord:
+        """The face of one visit, or the one a curriculum chose for it."""
+        return FaceRecord.from_row(self.records[self.face(visit) if face is None else face])
+
+    def __getitem__(self, index: int | tuple[int, int]) -> RowItem:
+        """One visit, or one (visit, face) of a curriculum."""
+        visit, face = index if isinstance(index, tuple) else (index, self.face(index))
+        record = self.record(visit, face)
+        _, row = self.drawn(record, visit)
+        return RowItem(row, self.picture(record), visit, face)
+
+    def picture(self, record: FaceRecord) -> torch.Tensor:
+        """Pixels of a face, or what the frozen tower made of them."""
+        if self.states is not None:
+            return self.states.gather([content_key(record)])[STATES][0]
+        return self.processor.pixels([record.open_image()])[0]
+
+    def visited(self) -> list[int]:
+        """Faces that the run visits, in file order."""
+        if self.visits >= self.faces:
+            return list(range(self.faces))
+        return sorted(self.face(visit) for visit in range(self.visits))
+
+    def drawn(self, record: FaceRecord, visit: int) -> tuple[list[QA], TreeRow]:
+        """What a visit asks about a record, weighed by task, as many as fit, and its tree row."""
         rng = np.random.default_rng((self.seed, 2, visit))
-        drawn = draw_questions(record.qa, self.shares, self.limit, rng)
-        if not drawn:
+        picked = draw_questions(record.qa, self.shares, self.limit, rng)
+        if not picked:
             raise UserError(
                 f"{record.id}: no question of tasks {sorted(self.shares) or 'any'}",
                 "change `tasks` in the stage config or build the dataset with them",
             )
-        row = self._fit(record.id, drawn)
-        return row, self.processor.pixels([record.open_image()])[0]
+        weights = self.task_weights
+        return self._fit(
+            record.id,
+            [replace(qa, weight=qa.weight * weights.get(qa.task, 1.0)) for qa in picked],
+        )
 
-    def _fit(self, name: str, drawn: list[QA]) -> TreeRow:
+    def _fit(self, name: str, picked: list[QA]) -> tuple[list[QA], TreeRow]:
         while True:
-            row = self.processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in drawn])
+            row = self.processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in picked])
             if len(row.tree) <= self.max_tokens:
-                return row
-            asked = list(by_question(drawn).values())
+                return picked, row
+            asked = list(by_question(picked).values())
             if len(asked) == 1:
                 raise UserError(
-                    f"{name}: question {drawn[0].question!r} needs {len(row.tree)} tokens",
+                    f"{name}: question {picked[0].question!r} needs {len(row.tree)} tokens",
                     f"raise max_tokens above {self.max_tokens} or shorten the question",
                 )
             kept = max(1, int(len(asked) * self.max_tokens / len(row.tree)))
-            drawn = [qa for answers in asked[:kept] for qa in answers]
+            picked = [qa for answers in asked[:kept] for qa in answers]
 
 
 class RowCollator:
-    """Joins (tree row, pixels) pairs into one batch of model inputs.
+    """Joins visits into one batch of model inputs, several faces to a row where that pays.
 
     Args:
         pad_id: token of the padding.
-        multiple: rows and labels are padded to multiples of it. torch's CPU library keeps what it
-            compiled for every shape it meets, 20 MB a step when no two steps are alike.
+        max_tokens: budget of a packed row; 0 gives every face its own row.
+        square: cost of a dense attention pair, see :func:`face_mllm.tree.plan_rows`.
+        multiple: row lengths are rounded up to it. torch's CPU library keeps what it compiled for
+            every shape it meets: 20 MB a step when no two steps are alike.
     """
 
-    def __init__(self, pad_id: int, multiple: int = 32) -> None:
+    def __init__(
+        self, pad_id: int, max_tokens: int = 0, square: float = 0.0, multiple: int = CPU_MULTIPLE
+    ) -> None:
         self.pad_id = pad_id
+        self.max_tokens = max_tokens
+        self.square = square
         self.multiple = multiple
 
-    def __call__(self, items: Sequence[tuple[TreeRow, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Return :func:`collate_trees` of the rows plus ``pixel_values`` [B, 3, H, W]."""
-        batch = collate_trees([row for row, _ in items], self.pad_id, self.multiple)
-        batch["pixel_values"] = torch.stack([pixels for _, pixels in items])
+    @classmethod
+    def from_stage(cls, stage: StageConfig, model: Any, processor: FaceProcessor) -> RowCollator:
+        """The stage's packing, in the way that suits how the model's LLM attends."""
+        config = model.language_model.config
+        blocks = FLEX_BLOCK if config._attn_implementation == FLEX else CPU_MULTIPLE
+        budget = stage.max_tokens if stage.pack else 0
+        return cls(processor.pad_id, budget, pair_cost(config), blocks)
+
+    def __call__(self, items: Sequence[RowItem]) -> dict[str, torch.Tensor]:
+        """Join visits.
+
+        Returns:
+            :func:`collate_trees` of the rows; faces in the order they stand there as
+            ``pixel_values`` [F, 3, H, W] or ``vision_states`` [F, tokens, channels], ``visits``
+            [F, 2] (visit, face) and ``face_rows`` [F], the row each is in; ``label_faces`` [L],
+            which of them a label row belongs to; ``counts``, int64 in the order of :data:`COUNTS`.
+        """
+        trees = [item.row for item in items]
+        lengths = [len(row.tree) for row in trees]
+        plan = [[number] for number in range(len(trees))]
+        if self.max_tokens:
+            plan = plan_rows(lengths, self.max_tokens, self.square)
+        order = [number for numbers in plan for number in numbers]
+        batch = collate_trees(trees, self.pad_id, plan, self.multiple)
+        labels = torch.tensor([len(trees[number].rows) for number in order])
+        batch["label_faces"] = torch.arange(len(order)).repeat_interleave(labels)
+        pictures = torch.stack([items[number].picture for number in order])
+        batch[picture_key(pictures)] = pictures
+        batch["visits"] = torch.tensor([[items[n].visit, items[n].face] for n in order])
+        in_row = torch.tensor([len(numbers) for numbers in plan])
+        batch["face_rows"] = torch.arange(len(plan)).repeat_interleave(in_row)
+        batch["counts"] = torch.tensor(
+            [
+                len(trees),
+                sum(len(set(row.groups)) for row in trees),
+                len(batch["label_rows"]),
+                sum(lengths),
+                batch["input_ids"].numel(),
+                sum(row.separate for row in trees),
+            ]
+        )
         return batch
+
+
+def picture_key(pictures: torch.Tensor) -> str:
+    """The model's name for pictures [F, 3, H, W] or states [F, tokens, channels]."""
+    return "pixel_values" if pictures.dim() == 4 else "vision_states"
+
+
+PICTURES = ("pixel_values", "vision_states", "visits", "face_rows")
+BOOKKEEPING = ("label_faces", "visits", "face_rows", "counts")
+
+
+def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch without what is not for the model."""
+    return {key: value for key, value in batch.items() if key not in BOOKKEEPING}
+
+
+def split_rows(batch: Mapping[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
+    """A batch as several of at most ``size`` rows each; their losses add up to the batch's.
+
+    ``counts`` is not split: it stays with the batch.
+    """
+    width = batch["input_ids"].shape[1]
+    parts = []
+    for start in range(0, len(batch["input_ids"]), size):
+        of_rows = slice(start, start + size)
+        labels = batch["label_rows"].div(width, rounding_mode="floor")
+        of_labels = (labels >= start) & (labels < start + size)
+        of_faces = (batch["face_rows"] >= start) & (batch["face_rows"] < start + size)
+        part = {key: batch[key][of_rows] for key in ("input_ids", "position_ids", "subtree_ends")}
+        for key in ("label_rows", "label_targets", "label_weights", "label_faces"):
+            part[key] = batch[key][of_labels]
+        for key in PICTURES:
+            if key in batch:
+                part[key] = batch[key][of_faces]
+        first = int((batch["face_rows"] < start).sum())
+        part["label_rows"] = part["label_rows"] - start * width
+        part["label_faces"] = part["label_faces"] - first
+        part["face_rows"] = part["face_rows"] - start
+        parts.append(part)
+    return parts

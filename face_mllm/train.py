@@ -34,10 +34,13 @@ from face_mllm.artifact import (
 from face_mllm.compose import Bases, compose
 from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
+from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
+from face_mllm.frozen import cache_vision
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
 from face_mllm.model import FaceMLLMForConditionalGeneration
+from face_mllm.model.attention import use_attention
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
@@ -49,6 +52,7 @@ from face_mllm.trainer import (
     last_good_checkpoint,
     training_arguments,
 )
+from face_mllm.verify import verify_packing
 
 console = Console(stderr=True)
 
@@ -115,6 +119,10 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
         steps = config.projector.lexical_steps
         warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
+    if config.cache_features:
+        cache_vision(trainer.model, processor, rows, trainer.accelerator, progress)
+    if config.verify_packing:
+        verify_packing(trainer.model, processor, trainer.data_collator, rows, config, hardware)
     trainer.train(resume_from_checkpoint=checkpoint)
     return finish(config, trainer, artifact, processor)
 
@@ -150,6 +158,7 @@ def assemble(
     previous = read_artifact(config.init_from) if config.init_from else None
     bases = stage_bases(config, previous)
     model, processor, bases = compose(bases, hardware.torch_dtype, config.seed)
+    use_attention(model.language_model, config.attention, hardware.device)
     artifact = Artifact(bases)
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)
@@ -256,10 +265,12 @@ def build_trainer(
         model=model,
         args=training_arguments(settings, run),
         train_dataset=rows,
-        data_collator=RowCollator(processor.pad_id),
+        data_collator=RowCollator.from_stage(config, model, processor),
         callbacks=[MetricsLog(run / METRICS_FILE, progress)],
         artifact=artifact,
         part_rates=rates,
+        rows_per_pass=config.rows_per_pass,
+        curriculum=curriculum_of(config, rows),
     )
 
 

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
+from face_mllm.passes import RowPasses
 from face_mllm.progress import Progress
+from face_mllm.rows import model_inputs
 
 COMPLETE_FILE = "complete"
 METRICS_FILE = "metrics.jsonl"
 
 
-class TreeTrainer(Trainer):
+class TreeTrainer(RowPasses):
     """Trains the composed model on tree rows.
 
     The loss is the weighted sum of answer-token losses over the *whole* accumulated batch on all
@@ -40,15 +41,12 @@ class TreeTrainer(Trainer):
         self.part_rates = part_rates
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already
 
-    def _get_train_sampler(self, *_: Any) -> Sampler:
-        return SequentialSampler(self.train_dataset)  # FaceRows shuffles by (seed, visit) itself
-
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         total = sum(batch["label_weights"].sum() for batch in batch_samples)
         total = torch.as_tensor(total, dtype=torch.float32, device=device)
         if self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
-        return total
+        return total.clamp(min=torch.finfo(total.dtype).tiny)  # no labelled weight: loss 0
 
     def compute_loss(
         self,
@@ -58,7 +56,9 @@ class TreeTrainer(Trainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """Loss of one micro-batch as its share of the accumulated batch."""
-        outputs = model(**inputs)
+        outputs = model(**model_inputs(inputs), with_entropy=self.curriculum is not None)
+        if self.curriculum:
+            self.curriculum.measured(inputs, outputs, self.accelerator)
         whole = inputs["label_weights"].sum() if num_items_in_batch is None else num_items_in_batch
         # gradients are averaged over processes afterwards, the divisor already counts them all
         loss = outputs.loss / whole * self.accelerator.num_processes
@@ -93,6 +93,10 @@ class TreeTrainer(Trainer):
         save_weights(self.accelerator.unwrap_model(self.model), self.artifact, folder, state_dict)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.curriculum and self.args.should_save:
+            self.curriculum.save(
+                Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            )
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
@@ -101,6 +105,8 @@ class TreeTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         target = self.accelerator.unwrap_model(model or self.model)
         load_weights(target, self.artifact, Path(resume_from_checkpoint))
+        if self.curriculum:
+            self.curriculum.load(Path(resume_from_checkpoint))
 
 
 class MetricsLog(TrainerCallback):

@@ -5,12 +5,17 @@ its depth as position, so its hidden state is exactly that of a separate pass ov
 the root. Branches that begin with the same words share those tokens too, which changes nothing in
 the result and saves the computation. The training rows and the likelihood scorer both use it.
 
+In a batch each tree is laid out depth first, so a token's descendants are the tokens up to its
+*subtree end*: one number a token says all there is to know about the mask (``model/attention.py``),
+and several trees stand in one row without seeing each other.
+
 Exactness conditions and the three silent failures (default positions, restarted positions without
 a mask, a 2-D mask) are in ``docs/tree_rows.md``; ``tests/face_mllm/test_tree.py`` proves each.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,11 +25,11 @@ import torch
 
 @dataclass
 class TokenTree:
-    """A trie of token ids in depth-first insertion order.
+    """A trie of token ids in insertion order.
 
     Attributes:
         ids: token ids, length T.
-        parents: index of each token's parent, -1 for the first token.
+        parents: index of each token's parent, -1 for a first token.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -61,15 +66,29 @@ class TokenTree:
             depth[node] = depth[parent] + 1 if parent >= 0 else 0
         return depth
 
-    def visible(self) -> np.ndarray:
-        """Boolean [T, T]; entry (q, k) says that token q sees token k: an ancestor or itself."""
-        size = len(self.ids)
-        mask = np.zeros((size, size), dtype=bool)
+    def layout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Depth-first order of the tree.
+
+        Returns:
+            places int64 [T], where each token stands; ends int64 [T], in that order, where each
+            token's subtree ends (exclusive): token q descends from token k, or is it, exactly if
+            ``k <= q < ends[k]``.
+        """
+        sizes = [1] * len(self.ids)
+        for node in range(len(self.ids) - 1, -1, -1):  # children come after their parents
+            if self.parents[node] >= 0:
+                sizes[self.parents[node]] += sizes[node]
+        places, free, top = [0] * len(self.ids), [0] * len(self.ids), 0
         for node, parent in enumerate(self.parents):
+            place = free[parent] if parent >= 0 else top
+            places[node], free[node] = place, place + 1
             if parent >= 0:
-                mask[node, : parent + 1] = mask[parent, : parent + 1]
-            mask[node, node] = True
-        return mask
+                free[parent] += sizes[node]
+            else:
+                top += sizes[node]
+        ends = np.zeros(len(self.ids), dtype=np.int64)
+        ends[places] = np.asarray(places) + np.asarray(sizes)
+        return np.asarray(places, dtype=np.int64), ends
 
 
 @dataclass
@@ -82,6 +101,7 @@ class TreeRow:
         targets: token id to predict at each of them, length L.
         weights: loss weight of each of them, length L.
         groups: which question each of them belongs to, length L.
+        separate: tokens the same branches would take as conversations of their own.
     """
 
     tree: TokenTree
@@ -89,6 +109,7 @@ class TreeRow:
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
+    separate: int = 0
 
     def add_branch(
         self,
@@ -113,49 +134,90 @@ class TreeRow:
             self.targets.append(tokens[place])
             self.weights.append(weight)
             self.groups.append(group)
+        self.separate += root + len(tokens)  # the prefix stands first, so root + 1 is its length
+
+
+def plan_rows(lengths: Sequence[int], max_tokens: int, square: float = 0.0) -> list[list[int]]:
+    """Which trees share a row: the packing that costs least.
+
+    For every number of rows the trees are dealt longest first to the shortest row. R rows of W
+    tokens cost ``R * W * (1 + square * W)``: padding is paid for, and so is dense attention, which
+    computes the pairs of different trees only to mask them.
+
+    Args:
+        lengths: tokens of each tree.
+        max_tokens: longest row; a longer single tree still gets a row of its own.
+        square: cost of one dense attention pair relative to one token, see
+            :func:`face_mllm.model.attention.pair_cost`; 0 where masked blocks are skipped.
+
+    Returns:
+        Numbers of the trees in each row, in order.
+    """
+    order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
+    limit = max(max_tokens, *lengths)
+    best: tuple[float, list[list[int]]] | None = None
+    for count in range(1, len(lengths) + 1):
+        rows: list[list[int]] = [[] for _ in range(count)]
+        loads = [(0, row) for row in range(count)]
+        for number in order:
+            load, row = heapq.heappop(loads)
+            rows[row].append(number)
+            heapq.heappush(loads, (load + lengths[number], row))
+        width = max(load for load, _ in loads)
+        cost = count * width * (1 + square * width)
+        if width <= limit and (best is None or cost < best[0]):
+            best = (cost, sorted(sorted(row) for row in rows))
+    assert best is not None  # as many rows as trees always fit
+    return best[1]
 
 
 def collate_trees(
-    rows: Sequence[TreeRow], pad_id: int, multiple: int = 1
+    trees: Sequence[TreeRow],
+    pad_id: int,
+    plan: Sequence[Sequence[int]] | None = None,
+    multiple: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """Pad tree rows into one batch of B rows of T tokens with L labelled rows in all.
+    """Lay trees out in R padded rows of W tokens with L labelled rows in all.
 
-    Padding tokens see themselves only, so no softmax runs over an empty row; padding labels weigh
-    nothing.
+    Padding tokens see themselves only, so no softmax runs over an empty row; a batch without trees
+    is one row of padding.
 
     Args:
-        rows: one tree each.
+        trees: one per face.
         pad_id: token of the padding.
-        multiple: T and L are rounded up to multiples of it, so that shapes come back.
+        plan: numbers of the trees in each row; None gives each its own.
+        multiple: W is rounded up to it.
 
     Returns:
-        input_ids [B, T], position_ids [B, T], attention_mask bool [B, 1, T, T], and, flat over
-        the batch, label_rows [L] (index into B*T), label_targets [L], label_weights [L].
+        input_ids, position_ids and subtree_ends, int64 [R, W]; flat over the batch in the order of
+        the plan, label_rows [L] (index into R*W), label_targets [L] and label_weights [L].
     """
-    longest = _rounded(max(len(row.tree) for row in rows), multiple)
-    size = len(rows)
-    ids = np.full((size, longest), pad_id, dtype=np.int64)
-    positions = np.zeros((size, longest), dtype=np.int64)
-    mask = np.zeros((size, 1, longest, longest), dtype=bool)
-    mask[:, :, np.arange(longest), np.arange(longest)] = True
-    for number, row in enumerate(rows):
-        length = len(row.tree)
-        ids[number, :length] = row.tree.ids
-        positions[number, :length] = row.tree.positions()
-        mask[number, 0, :length, :length] = row.tree.visible()
-    flat = [number * longest + place for number, row in enumerate(rows) for place in row.rows]
-    targets = [target for row in rows for target in row.targets]
-    weights = [weight for row in rows for weight in row.weights]
-    missing = [0] * (_rounded(len(flat), multiple) - len(flat))
+    plan = [[number] for number in range(len(trees))] if plan is None else plan
+    lengths = [sum(len(trees[number].tree) for number in row) for row in plan]
+    width = -(-max(lengths, default=1) // multiple) * multiple
+    shape = (max(len(plan), 1), width)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    ends = np.tile(np.arange(1, width + 1), (shape[0], 1))
+    labels: dict[str, list] = {"rows": [], "targets": [], "weights": []}
+    for row, numbers in enumerate(plan):
+        start = 0
+        for number in numbers:
+            tree = trees[number].tree
+            places, tree_ends = tree.layout()
+            places += start
+            ids[row, places] = tree.ids
+            positions[row, places] = tree.positions()
+            ends[row, start : start + len(tree)] = tree_ends + start
+            labels["rows"] += (row * width + places[trees[number].rows]).tolist()
+            labels["targets"] += trees[number].targets
+            labels["weights"] += trees[number].weights
+            start += len(tree)
     return {
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions),
-        "attention_mask": torch.from_numpy(mask),
-        "label_rows": torch.tensor(flat + missing, dtype=torch.long),
-        "label_targets": torch.tensor(targets + missing, dtype=torch.long),
-        "label_weights": torch.tensor([*weights, *map(float, missing)]),
+        "subtree_ends": torch.from_numpy(ends),
+        "label_rows": torch.tensor(labels["rows"], dtype=torch.long),
+        "label_targets": torch.tensor(labels["targets"], dtype=torch.long),
+        "label_weights": torch.tensor(labels["weights"], dtype=torch.float32),
     }
-
-
-def _rounded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

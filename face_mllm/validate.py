@@ -16,7 +16,7 @@ from face_mllm.errors import UserError
 from face_mllm.hardware import Hardware, for_precision, usable_memory
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
-from face_mllm.rows import FaceRows, RowCollator
+from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.stages import PartRow, apply_freeze
 from face_mllm.train import assemble, check_paths, config_kind, print_table
 
@@ -113,13 +113,13 @@ def one_batch(
     """Run the first batch through loss and gradients; return its seconds."""
     rows = FaceRows.from_stage(stage, processor)
     count = min(stage.faces_per_device, rows.faces)
-    batch = RowCollator(processor.pad_id)([rows[visit] for visit in range(count)])
+    batch = RowCollator.from_stage(stage, model, processor)([rows[visit] for visit in range(count)])
     batch = {key: value.to(hardware.device) for key, value in batch.items()}
     model.to(hardware.device).train()
     started = time.monotonic()
     kind = hardware.device.split(":")[0]
     with torch.autocast(kind, torch.bfloat16, enabled=hardware.autocast):
-        loss = model(**batch).loss / batch["label_weights"].sum()
+        loss = model(**model_inputs(batch)).loss / batch["label_weights"].sum()
     loss.backward()
     if not torch.isfinite(loss):
         raise UserError(f"the first loss is {loss.item()}", "set precision: fp32")

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from face_mllm.model.attention import additive, tree_attention
 from face_mllm.model.configuration import FaceMLLMConfig
+from face_mllm.model.heads import head_logits, label_entropies, label_losses
 from face_mllm.model.vision import image_tokens, vision_width
 
 
@@ -22,13 +23,18 @@ class FaceMLLMOutput(ModelOutput):
     Attributes:
         loss: sum over label rows of weight * negative log likelihood (a sum, so that the caller
             divides by the weight of the whole accumulated batch).
-        logits: [B, T or kept, vocabulary], or at label rows only [L, vocabulary].
+        logits: [B, T or kept, vocabulary], or at label rows only [L, vocabulary]; None where a
+            loss was made chunk by chunk.
         past_key_values: cache of the LLM, when asked for.
+        label_losses: unweighted loss of each label row [L], detached.
+        label_entropies: entropy in nats at each label row [L], when asked for.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     past_key_values: Any = None
+    label_losses: torch.Tensor | None = None
+    label_entropies: torch.Tensor | None = None
 
 
 class Projector(nn.Sequential):
@@ -91,39 +97,54 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Project pictures [B, 3, H, W] to image tokens [B, tokens, llm width]."""
         tower_dtype = next(self.vision_tower.parameters()).dtype
-        tokens = image_tokens(
+        states = image_tokens(
             self.vision_tower,
             pixel_values.to(tower_dtype),
             self.config.vision_layer,
             self.config.vision_select,
         )
-        return self.projector(tokens.to(next(self.projector.parameters()).dtype))
+        return self.project(states)
 
-    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        """Project tower states [B, tokens, channels] to image tokens [B, tokens, llm width]."""
+        return self.projector(states.to(next(self.projector.parameters()).dtype))
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        vision_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Embed tokens, image placeholders replaced in order by the pictures' image tokens."""
         is_image = input_ids == self.config.image_token_id
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
-        if pixel_values is None:
+        if vision_states is not None:
+            features = self.project(vision_states)
+        elif pixel_values is not None:
+            features = self.image_features(pixel_values)
+        else:
             return embeds
-        features = self.image_features(pixel_values).to(embeds.dtype)
         if is_image.sum() != features.shape[0] * features.shape[1]:
             raise ValueError(
                 f"{int(is_image.sum())} image placeholders for {features.shape[0]} pictures of "
                 f"{features.shape[1]} tokens"
             )
-        return embeds.masked_scatter(is_image.unsqueeze(-1), features)
+        return embeds.masked_scatter(is_image.unsqueeze(-1), features.to(embeds.dtype))
 
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        vision_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        subtree_ends: torch.Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         label_rows: torch.Tensor | None = None,
         label_targets: torch.Tensor | None = None,
         label_weights: torch.Tensor | None = None,
+        with_entropy: bool = False,
         use_cache: bool = False,
         logits_to_keep: int = 0,
         **kwargs: Any,
@@ -132,21 +153,22 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T] with ``image_token_id`` at image positions.
-            pixel_values: [B, 3, H, W].
-            attention_mask: bool [B, 1, T, T] (tree rows) or [B, T] (ordinary sequences).
-            position_ids: [B, T]; required with a 4-D mask.
+            pixel_values: [F, 3, H, W], a picture for each run of placeholders in order.
+            vision_states: [F, tokens, channels] of the frozen tower instead of ``pixel_values``.
+            attention_mask: [B, T] of ordinary sequences, or a ready mask [B, 1, T, T].
+            position_ids: [B, T]; required with a 4-D mask or ``subtree_ends``.
+            subtree_ends: [B, T] of tree rows, see :func:`face_mllm.tree.collate_trees`; the model
+                makes the mask from them.
             label_rows: [L] flat indices into B*T whose logits are wanted; none means all.
             label_targets: [L] token ids; gives ``loss``.
             label_weights: [L] loss weights, default 1.
+            with_entropy: also return ``label_entropies``.
             logits_to_keep: keep only the last so many positions (generation).
         """
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, pixel_values)
-        if attention_mask is not None and attention_mask.dim() == 4:
-            if position_ids is None:
-                raise ValueError("a tree mask without position_ids gives silently wrong answers")
-            attention_mask = _additive(attention_mask, inputs_embeds.dtype)
+            inputs_embeds = self.embed(input_ids, pixel_values, vision_states)
+        attention_mask = self._attention(inputs_embeds, attention_mask, position_ids, subtree_ends)
         decoded = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -160,26 +182,32 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             hidden = hidden.flatten(0, 1)[label_rows]
         elif logits_to_keep:
             hidden = hidden[:, -logits_to_keep:]
-        logits = self.get_output_embeddings()(hidden)
-        loss = None
-        if label_targets is not None:
-            loss = label_loss(logits, label_targets, label_weights)
-        return FaceMLLMOutput(loss, logits, decoded.past_key_values)
+        if label_targets is None:
+            logits = head_logits(self.language_model, hidden)
+            return FaceMLLMOutput(logits=logits, past_key_values=decoded.past_key_values)
+        losses, label_logits = label_losses(self.language_model, hidden, label_targets)
+        return FaceMLLMOutput(
+            loss=(losses if label_weights is None else losses * label_weights).sum(),
+            logits=label_logits,
+            past_key_values=decoded.past_key_values,
+            label_losses=losses.detach(),
+            label_entropies=label_entropies(self.language_model, hidden) if with_entropy else None,
+        )
 
-
-def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Boolean visibility as the additive mask every attention implementation accepts."""
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-        ~mask, torch.finfo(dtype).min
-    )
-
-
-def label_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
-) -> torch.Tensor:
-    """Weighted sum of negative log likelihoods in fp32 (fp64 stays): logits [L, V], targets [L]."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    losses = functional.cross_entropy(logits, targets, reduction="none")
-    return losses.sum() if weights is None else (losses * weights).sum()
+    def _attention(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        subtree_ends: torch.Tensor | None,
+    ) -> Any:
+        """The decoder's ``attention_mask``: an ordinary one, or that of tree rows."""
+        if subtree_ends is None and (mask is None or mask.dim() != 4):
+            return mask
+        if positions is None:
+            raise ValueError("tree rows without position_ids give silently wrong answers")
+        if subtree_ends is not None:
+            config = self.language_model.config
+            return tree_attention(config, subtree_ends, positions, embeds.dtype)
+        assert mask is not None
+        return additive(mask, embeds.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 
@@ -14,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     CLIPVisionConfig,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -74,6 +76,17 @@ LLMS = {
     "llama": LlamaConfig(**_LLM),
     "qwen": Qwen2Config(**_LLM),
     "mistral": MistralConfig(**_LLM, sliding_window=None),
+    "mistral-sliding": MistralConfig(**_LLM, sliding_window=20),
+    "qwen-sliding": Qwen2Config(
+        **_LLM, use_sliding_window=True, sliding_window=20, max_window_layers=1
+    ),
+    "gemma": Gemma3TextConfig(
+        **_LLM,
+        head_dim=8,
+        sliding_window=20,
+        layer_types=["sliding_attention", "full_attention"],
+        final_logit_softcapping=5.0,
+    ),
 }
 
 
@@ -109,12 +122,13 @@ def make_model(tokenizer, image_processor):
     def make(tower="resnet", llm="llama", dtype=torch.float32, select="full", seed=0):
         torch.manual_seed(seed)
         vision = AutoModel.from_config(TOWERS[tower]).eval()
-        language = AutoModelForCausalLM.from_config(LLMS[llm])
+        language_config = copy.deepcopy(LLMS[llm])  # attention is chosen in it
+        language = AutoModelForCausalLM.from_config(language_config)
         processor = FaceProcessor(image_processor, tokenizer, 0, system="Look.")
         processor.image_tokens = count_image_tokens(vision, (32, 32), -1, select)
         config = FaceMLLMConfig(
             TOWERS[tower],
-            LLMS[llm],
+            language_config,
             vision_select=select,
             image_tokens=processor.image_tokens,
             image_token_id=processor.image_token_id,

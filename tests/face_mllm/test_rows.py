@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
-from data_pipeline.records import QA
+from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
-from face_mllm.rows import FaceRows, RowCollator, draw_questions
+from face_mllm.rows import COUNTS, FaceRows, RowCollator, draw_questions, model_inputs, split_rows
 
 
 @pytest.fixture
@@ -71,8 +72,70 @@ def test_collator_keeps_every_label_of_every_face(rows):
     items = [rows[k] for k in range(3)]
     batch = RowCollator(0)(items)
     assert batch["pixel_values"].shape == (3, 3, 32, 32)
-    labels = sum(len(row.rows) for row, _ in items)
-    assert batch["label_weights"].count_nonzero() == labels
-    assert len(batch["label_rows"]) == -(-labels // 32) * 32
-    assert batch["input_ids"].shape[1] % 32 == 0
+    assert len(batch["label_rows"]) == sum(len(item.row.rows) for item in items)
+    assert batch["input_ids"].shape[1] % 32 == 0  # shapes that come back
     assert batch["label_rows"].max() < batch["input_ids"].numel()
+
+
+def test_task_weights_scale_the_loss_of_their_answers(make_model, tiny_data):
+    _, processor = make_model()
+    plain = FaceRows(tiny_data, processor, {}, 2, 512, seed=3)[0].row
+    weighed = FaceRows(tiny_data, processor, {}, 2, 512, seed=3, task_weights={"age": 3.0})[0].row
+    asked, _ = FaceRows(tiny_data, processor, {}, 2, 512, seed=3).drawn(
+        FaceRecord.from_row(load_split(tiny_data, "train")[0]), 0
+    )
+    tasks = [qa.task for qa in asked]
+    assert set(tasks) == {"action_unit", "age"}
+    factors = [3.0 if tasks[group] == "age" else 1.0 for group in plain.groups]
+    assert weighed.weights == [w * f for w, f in zip(plain.weights, factors, strict=True)]
+    with pytest.raises(ValueError, match="task_weights names"):
+        StageConfig(
+            stage="s",
+            data=tiny_data,
+            out="o",
+            init_from="x",
+            tasks={"age": 1},
+            task_weights={"aeg": 2},
+        )
+
+
+def test_packed_batch_counts_what_it_saves(rows):
+    items = [rows[k] for k in range(5)]
+    batch = RowCollator(0, max_tokens=512)(items)
+    assert batch["input_ids"].shape[0] < 5
+    counts = dict(zip(COUNTS, batch["counts"].tolist(), strict=True))
+    assert counts["faces"] == 5
+    assert counts["questions"] == 10
+    assert counts["answer_tokens"] == len(batch["label_rows"])
+    assert counts["tokens"] == sum(len(item.row.tree) for item in items)
+    assert counts["padded_tokens"] == batch["input_ids"].numel()
+    prefix = len(rows.processor.prefix_ids())
+    branches = sum(
+        len(rows.processor.branch_ids(qa.question, qa.answer)[0]) - 1
+        for item in items
+        for qa in rows.record(item.visit).qa
+    )
+    assert counts["separate_tokens"] == 10 * prefix + branches
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_parts_of_a_batch_add_up_to_its_loss(make_model, rows, size):
+    torch.manual_seed(0)
+    model, _ = make_model(dtype=torch.float64)
+    batch = RowCollator(0)([rows[k] for k in range(5)])
+    batch["label_weights"] = batch["label_weights"].double()
+    parts = split_rows(batch, size)
+    assert len(parts) == -(-5 // size)
+    with torch.no_grad():
+        whole = model(**model_inputs(batch)).loss
+        losses = [model(**model_inputs(part)).loss for part in parts]
+    assert sum(losses).item() == pytest.approx(whole.item(), abs=1e-9)
+    faces = [part["visits"][part["label_faces"]] for part in parts]
+    assert torch.equal(torch.cat(faces), batch["visits"][batch["label_faces"]])
+
+
+def test_a_curriculum_chooses_the_face_and_the_visit_the_questions(rows):
+    chosen = rows[3, 7]
+    assert (chosen.visit, chosen.face) == (3, 7)
+    assert rows.record(3, 7).id == FaceRecord.from_row(rows.records[7]).id
+    assert rows[3].face == rows.face(3)
