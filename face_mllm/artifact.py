@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from data_pipeline.records import whole_folder
 from face_mllm.compose import Bases, compose
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.settings import HEAD_PART, ExpertBase
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.stages import PART_PREFIX, attach_adapter, part_of
@@ -40,12 +41,14 @@ class Artifact:
         chain: one entry per stage: name, config, data fingerprint, held-out attributes, losses.
         trained: parts whose weights are inside in full (the projector always).
         lora: whether a LoRA adapter is inside.
+        expert: how an expert is joined, None for none; it lies in the folder ``expert``.
     """
 
     bases: Bases
     chain: list[dict[str, Any]] = field(default_factory=list)
     trained: list[str] = field(default_factory=lambda: ["projector"])
     lora: bool = False
+    expert: ExpertBase | None = None
 
 
 def package_versions() -> dict[str, str]:
@@ -115,9 +118,12 @@ def save_artifact(
         info = {
             "bases": artifact.bases.to_json(),
             "chain": artifact.chain,
-            "trained": artifact.trained,
+            "trained": [part for part in artifact.trained if part != HEAD_PART],
             "lora": artifact.lora,
         }
+        if artifact.expert:
+            info["expert"] = artifact.expert.to_json()
+            processor.expert.save(partial)
         (partial / STAGE_FILE).write_text(json.dumps(info, indent=1, default=str) + "\n")
         (partial / "README.md").write_text(model_card(artifact))
         for name, text in (extra_files or {}).items():
@@ -129,7 +135,9 @@ def read_artifact(folder: Path | str) -> Artifact:
     path = Path(folder) / STAGE_FILE
     try:
         info = json.loads(path.read_text())
-        return Artifact(Bases(**info["bases"]), info["chain"], info["trained"], info["lora"])
+        expert = ExpertBase(**info["expert"]) if "expert" in info else None
+        bases = Bases(**info["bases"])
+        return Artifact(bases, info["chain"], info["trained"], info["lora"], expert)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: no {STAGE_FILE} there, so not a face_mllm artifact",
@@ -146,6 +154,11 @@ def load_artifact(
     folder = Path(folder)
     artifact = read_artifact(folder)
     model, processor, _ = compose(artifact.bases, llm_dtype)
+    if artifact.expert:
+        from face_mllm.experts.joined.expert import FOLDER
+        from face_mllm.experts.joined.join import join
+
+        join(model, processor, artifact.expert, folder / FOLDER)
     load_weights(model, artifact, folder)
     return model.eval(), processor, artifact
 
@@ -188,9 +201,19 @@ def model_card(artifact: Artifact) -> str:
             for s in artifact.chain
         ],
         "",
+        *expert_lines(artifact.expert),
         f"Attributes held out of every stage: {last.get('held_out') or 'none'}.",
         "",
         "Load with `FaceMLLM.from_pretrained(folder)`. Estimates about a face are not facts about",
         "a person: do not use them to identify, hire, police or diagnose anyone.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def expert_lines(expert: ExpertBase | None) -> list[str]:
+    """What a card says of the expert inside."""
+    if expert is None:
+        return []
+    ways = [way for way in ("token", "text", "fusion") if getattr(expert, way)]
+    said = f"; verdicts on training faces: {expert.verdicts}" if expert.verdicts else ""
+    return [f"Expert: {expert.kind} from `{expert.source}`, joined by {', '.join(ways)}{said}.", ""]

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from face_mllm.configio import Strict
+from face_mllm.experts.joined.settings import ExpertSettings
 
 Training = Literal["frozen", "full", "lora"]
 
@@ -75,6 +76,9 @@ class StageConfig(Strict):
     vision: VisionConfig = VisionConfig()
     projector: ProjectorConfig = ProjectorConfig()
     llm: LLMConfig = LLMConfig()
+    expert: ExpertSettings | None = Field(
+        None, description="an expert as token, as words, by late fusion; None inherits"
+    )
     system: str | None = Field(None, description="system message; None inherits, '' for none")
 
     tasks: dict[str, float] = Field(

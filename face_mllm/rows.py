@@ -17,6 +17,7 @@ from data_pipeline.questions.balance import by_question
 from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.rows import ExpertRows, stacked
 from face_mllm.features.cache import FeatureCache, content_key
 from face_mllm.features.tower import STATES
 from face_mllm.model.attention import FLEX, FLEX_BLOCK, pair_cost
@@ -35,12 +36,14 @@ class RowItem(NamedTuple):
         picture: pixels [3, H, W], or the frozen tower's states [tokens, channels].
         visit: number of the visit.
         face: number of the face in the training split.
+        expert: what a joined expert gives the model of it.
     """
 
     row: TreeRow
     picture: torch.Tensor
     visit: int
     face: int
+    expert: dict[str, torch.Tensor] | None = None
 
 
 def draw_questions(
@@ -108,6 +111,7 @@ class FaceRows(Dataset):
         self.seed = seed
         self.task_weights = task_weights or {}
         self.states: FeatureCache | None = None  # set by face_mllm.frozen
+        self.expert: ExpertRows | None = None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
         prefix = len(processor.prefix_ids())
         if prefix + 16 > max_tokens:
@@ -128,6 +132,8 @@ class FaceRows(Dataset):
             stage.seed,
             task_weights=stage.task_weights,
         )
+        if processor.expert is not None:
+            rows.expert = ExpertRows(processor.expert, stage.expert)
         rows.visits = int(rows.faces * stage.epochs)
         if stage.max_steps > 0:
             processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
@@ -158,7 +164,8 @@ class FaceRows(Dataset):
         visit, face = index if isinstance(index, tuple) else (index, self.face(index))
         record = self.record(visit, face)
         _, row = self.drawn(record, visit)
-        return RowItem(row, self.picture(record), visit, face)
+        given = self.expert.inputs(record, sum(row.weights)) if self.expert else None
+        return RowItem(row, self.picture(record), visit, face, given)
 
     def picture(self, record: FaceRecord) -> torch.Tensor:
         """Pixels of a face, or what the frozen tower made of them."""
@@ -181,6 +188,7 @@ class FaceRows(Dataset):
                 f"{record.id}: no question of tasks {sorted(self.shares) or 'any'}",
                 "change `tasks` in the stage config or build the dataset with them",
             )
+        picked = self.expert.told(record, picked) if self.expert else picked
         weights = self.task_weights
         return self._fit(
             record.id,
@@ -249,6 +257,7 @@ class RowCollator:
         batch["label_faces"] = torch.arange(len(order)).repeat_interleave(labels)
         pictures = torch.stack([items[number].picture for number in order])
         batch[picture_key(pictures)] = pictures
+        batch.update(stacked([items[number].expert for number in order]))
         batch["visits"] = torch.tensor([[items[n].visit, items[n].face] for n in order])
         in_row = torch.tensor([len(numbers) for numbers in plan])
         batch["face_rows"] = torch.arange(len(plan)).repeat_interleave(in_row)
@@ -270,7 +279,8 @@ def picture_key(pictures: torch.Tensor) -> str:
     return "pixel_values" if pictures.dim() == 4 else "vision_states"
 
 
-PICTURES = ("pixel_values", "vision_states", "visits", "face_rows")
+OF_EXPERT = ("expert_features", "expert_seen", "expert_targets", "expert_weights")
+PICTURES = ("pixel_values", "vision_states", "visits", "face_rows", *OF_EXPERT)
 BOOKKEEPING = ("label_faces", "visits", "face_rows", "counts")
 
 

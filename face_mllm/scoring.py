@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from face_mllm.experts.joined.verdict import told
 from face_mllm.hardware import for_precision
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
@@ -62,9 +63,12 @@ class LikelihoodScorer:
             questions: (question, choices) pairs.
         """
         pixels = self.processor.pixels([image]).to(self.model.device)
+        given, (words,) = self.processor.expert_view([image])
+        seen = {"pixel_values": pixels, **given}
+        questions = [(told(words, question), choices) for question, choices in questions]
         scores = [np.zeros(len(choices)) for _, choices in questions]
         for row, slots in self._rows(questions):
-            log_likelihoods = self._run(row, pixels)
+            log_likelihoods = self._run(row, seen)
             for (number, choice), value in zip(slots, log_likelihoods, strict=True):
                 scores[number][choice] = value
         return scores
@@ -100,14 +104,15 @@ class LikelihoodScorer:
                 slots.append((number, choice))
         return [*rows, (row, slots)] if slots else rows
 
-    def _run(self, row: TreeRow, pixels: torch.Tensor) -> np.ndarray:
+    def _run(self, row: TreeRow, seen: dict[str, torch.Tensor]) -> np.ndarray:
         """Sum of answer-token log probabilities per group of one tree row."""
-        batch = collate_trees([row], self.processor.pad_id)
-        batch = {key: value.to(pixels.device) for key, value in batch.items()}
+        device = self.model.device
+        batch = {**collate_trees([row], self.processor.pad_id), **seen}
+        batch = {key: value.to(device) for key, value in batch.items()}
         targets = batch.pop("label_targets")
         batch.pop("label_weights")
-        with torch.no_grad(), autocast(self.autocast, pixels.device.type):
-            logits = self.model(**batch, pixel_values=pixels).logits
+        with torch.no_grad(), autocast(self.autocast, device.type):
+            logits = self.model(**batch).logits
         logits = logits if logits.dtype == torch.float64 else logits.float()
         picked = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].double().cpu().numpy()
         return np.bincount(np.asarray(row.groups), weights=picked)
@@ -128,6 +133,8 @@ def generate_answer(
     streamer: object | None = None,
 ) -> str:
     """Greedy answer to the last turn of a conversation about one face."""
+    given, (words,) = processor.expert_view([image])
+    turns = [(told(words, turns[0][0]), turns[0][1]), *turns[1:]]
     ids = torch.tensor([processor.prompt_ids(turns)], device=model.device)
     pixels = processor.pixels([image]).to(model.device)
     with torch.no_grad(), autocast(use_autocast, model.device.type):
@@ -135,6 +142,7 @@ def generate_answer(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             pixel_values=pixels,
+            **{name: value.to(model.device) for name, value in given.items()},
             max_new_tokens=max_new_tokens,
             do_sample=False,
             streamer=streamer,

@@ -12,9 +12,16 @@ from torch import nn
 
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.settings import expert_trainings
 from face_mllm.model import FaceMLLMForConditionalGeneration
 
-PART_PREFIX = {"vision": "vision_tower.", "projector": "projector.", "llm": "language_model."}
+PART_PREFIX = {
+    "vision": "vision_tower.",
+    "projector": "projector.",
+    "llm": "language_model.",
+    "expert": "expert.",  # the projector of the expert's token
+    "expert_head": "expert_head.",  # an expert's own head, in the model only while it trains along
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def apply_freeze(model: FaceMLLMForConditionalGeneration, config: StageConfig) -
 
     Trainable weights become fp32 masters, whatever dtype they came in.
     """
-    trainings = part_trainings(config)
+    trainings = {**part_trainings(config), **expert_trainings(model, config.expert)}
     if trainings["vision"] == "lora":
         raise UserError("vision.train: lora is not supported", "use frozen or full")
     for name, parameter in model.named_parameters():

@@ -36,6 +36,7 @@ from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.settings import expert_rates, expert_trainings
 from face_mllm.frozen import cache_vision
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
@@ -121,6 +122,8 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
     if config.cache_features:
         cache_vision(trainer.model, processor, rows, trainer.accelerator, progress)
+    if rows.expert:
+        rows.expert.fill(rows, trainer.accelerator, progress)
     if config.verify_packing:
         verify_packing(trainer.model, processor, trainer.data_collator, rows, config, hardware)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -162,7 +165,11 @@ def assemble(
     artifact = Artifact(bases)
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)
+    if config.expert or artifact.expert:
+        artifact = join_expert(config, artifact, model, processor)
+    if previous and config.init_from:
         load_weights(model, artifact, config.init_from)
+    artifact.trained = sorted({*artifact.trained, *expert_trainings(model, config.expert)})
     trainings = part_trainings(config)
     if trainings["llm"] == "lora" and not artifact.lora:
         matched = add_lora(model, config.llm.lora)
@@ -173,6 +180,29 @@ def assemble(
     full = [part for part in trainings if trainings[part] == "full"]
     artifact.trained = sorted({*artifact.trained, *full})
     return artifact, model, processor
+
+
+def join_expert(
+    config: StageConfig,
+    artifact: Artifact,
+    model: FaceMLLMForConditionalGeneration,
+    processor: FaceProcessor,
+) -> Artifact:
+    """Give the model the stage's expert, or leave out the one of the stage before."""
+    from face_mllm.experts.joined import join as room
+
+    before = artifact.expert
+    found = room.stage_expert(config.expert, before, config.init_from, config.data)
+    base = found[0] if found else None
+    kept = base is not None and base.token and before is not None and before.token
+    trained = [part for part in artifact.trained if part != "expert" or kept]
+    if found:
+        base, folder = found
+        room.warn_of_token(base, folder, config.data)
+        along = config.expert is not None and config.expert.head == "full"
+        room.join(model, processor, base, folder, config.seed, along)
+        base = dataclasses.replace(base, trained_along=base.trained_along or along)
+    return dataclasses.replace(artifact, trained=trained, expert=base)
 
 
 def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
@@ -261,6 +291,7 @@ def build_trainer(
     rates = {}
     if config.projector.learning_rate is not None:
         rates["projector"] = config.projector.learning_rate
+    rates |= expert_rates(config.expert)
     return TreeTrainer(
         model=model,
         args=training_arguments(settings, run),

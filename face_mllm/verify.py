@@ -52,6 +52,7 @@ def verify_packing(
         torch.autocast(hardware.device.split(":")[0], torch.bfloat16, enabled=hardware.autocast),
     ):
         batch = {key: value.to(model.device) for key, value in collator(items).items()}
+        batch.pop("expert_weights", None)  # the expert's own loss knows no rows
         packed = model(**model_inputs(batch)).loss
         packed_gradients = gradients(model, packed)
         separate, separate_gradients = separate_passes(model, processor, rows, items)
@@ -92,7 +93,7 @@ def separate_passes(
         pictures = item.picture[None].to(model.device)
         asked, _ = rows.drawn(rows.record(item.visit, item.face), item.visit)
         for qa in asked:
-            loss = separate_loss(model, processor, qa, pictures)
+            loss = separate_loss(model, processor, qa, pictures, item.expert)
             total += loss.item()
             for name, value in gradients(model, loss).items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -104,13 +105,17 @@ def separate_loss(
     processor: FaceProcessor,
     qa: QA,
     pictures: torch.Tensor,
+    expert: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Weighted loss of one question about one face as a conversation of its own."""
     branch, start = processor.branch_ids(qa.question, qa.answer)
     prefix = processor.prefix_ids()
     ids = torch.tensor([[*prefix, *branch]], device=pictures.device)
     first = len(prefix) + start
-    embeds = model.embed(ids[:, :-1], **{picture_key(pictures): pictures})
+    given = {name: value[None].to(pictures.device) for name, value in (expert or {}).items()}
+    vectors = model.expert_vectors(given.get("expert_features"), given.get("expert_seen"))
+    seen = {picture_key(pictures): pictures}
+    embeds = model.embed(ids[:, :-1], **seen, expert_vectors=vectors)
     logits = model.language_model(inputs_embeds=embeds, use_cache=False).logits
     return qa.weight * token_losses(logits[0, first - 1 :], ids[0, first:]).sum()
 

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from face_mllm.model.attention import additive, tree_attention
 from face_mllm.model.configuration import FaceMLLMConfig
+from face_mllm.model.expert import append_token
 from face_mllm.model.heads import head_logits, label_entropies, label_losses
 from face_mllm.model.vision import image_tokens, vision_width
 
@@ -74,6 +75,8 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         width = vision_width(config.vision_config, config.vision_layer)
         self.projector = Projector(width, config.text_config.hidden_size, config.projector_hidden)
+        self.register_module("expert", None)  # see face_mllm.experts.joined
+        self.register_module("expert_head", None)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -114,8 +117,12 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         vision_states: torch.Tensor | None = None,
+        expert_vectors: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embed tokens, image placeholders replaced in order by the pictures' image tokens."""
+        """Embed tokens, image placeholders replaced in order by the pictures' image tokens.
+
+        Where the model has an expert token, it stands after those of its picture.
+        """
         is_image = input_ids == self.config.image_token_id
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if vision_states is not None:
@@ -124,12 +131,25 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             features = self.image_features(pixel_values)
         else:
             return embeds
+        if self.expert is not None:
+            if expert_vectors is None:
+                raise ValueError("a model with an expert token needs expert_features of each face")
+            token = self.expert(expert_vectors.to(self.expert.dtype))
+            features = append_token(features, token)
         if is_image.sum() != features.shape[0] * features.shape[1]:
             raise ValueError(
                 f"{int(is_image.sum())} image placeholders for {features.shape[0]} pictures of "
                 f"{features.shape[1]} tokens"
             )
         return embeds.masked_scatter(is_image.unsqueeze(-1), features.to(embeds.dtype))
+
+    def expert_vectors(
+        self, features: torch.Tensor | None, seen: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """The expert's vectors [F, D]: as they come, or made here by a head that trains along."""
+        if features is None or self.expert_head is None:
+            return features
+        return self.expert_head.vectors(features, seen)
 
     def forward(
         self,
@@ -147,6 +167,10 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with_entropy: bool = False,
         use_cache: bool = False,
         logits_to_keep: int = 0,
+        expert_features: torch.Tensor | None = None,
+        expert_seen: torch.Tensor | None = None,
+        expert_targets: torch.Tensor | None = None,
+        expert_weights: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> FaceMLLMOutput:
         """Run the model.
@@ -164,10 +188,15 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             label_weights: [L] loss weights, default 1.
             with_entropy: also return ``label_entropies``.
             logits_to_keep: keep only the last so many positions (generation).
+            expert_features: [F, D] of each picture's expert: its vectors, or what a head that
+                trains along makes them of, together with ``expert_seen``.
+            expert_targets, expert_weights: [F] class of each face and the weight of the expert's
+                own loss there, added to ``loss``; 0 where the class is unknown.
         """
+        vectors = self.expert_vectors(expert_features, expert_seen)
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, pixel_values, vision_states)
+            inputs_embeds = self.embed(input_ids, pixel_values, vision_states, vectors)
         attention_mask = self._attention(inputs_embeds, attention_mask, position_ids, subtree_ends)
         decoded = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds,
@@ -186,8 +215,12 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits = head_logits(self.language_model, hidden)
             return FaceMLLMOutput(logits=logits, past_key_values=decoded.past_key_values)
         losses, label_logits = label_losses(self.language_model, hidden, label_targets)
+        loss = (losses if label_weights is None else losses * label_weights).sum()
+        if expert_weights is not None and vectors is not None:
+            own = self.expert_head.face_losses(vectors, expert_targets)
+            loss = loss + (own * expert_weights).sum().to(loss)
         return FaceMLLMOutput(
-            loss=(losses if label_weights is None else losses * label_weights).sum(),
+            loss=loss,
             logits=label_logits,
             past_key_values=decoded.past_key_values,
             label_losses=losses.detach(),

@@ -32,7 +32,7 @@ class FaceProcessor:
     Args:
         image_processor: the vision tower's.
         tokenizer: the LLM's, with a chat template.
-        image_tokens: number of placeholders a picture takes.
+        image_tokens: number of placeholders a picture takes, an expert's token among them.
         system: system message; empty for none (templates that accept none need it empty).
     """
 
@@ -57,6 +57,7 @@ class FaceProcessor:
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
         self.system = system
+        self.expert: Any = None  # face_mllm.experts.joined.expert.JoinedExpert, where there is one
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.pad_id: int = (
             tokenizer.eos_token_id if tokenizer.pad_token_id is None else (tokenizer.pad_token_id)
@@ -74,6 +75,18 @@ class FaceProcessor:
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Pixel tensor [B, 3, H, W] of upright RGB pictures."""
         return self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+
+    def expert_view(
+        self, images: Sequence[Image.Image]
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """What a joined expert gives the model of each face and says in the prompt, else nothing.
+
+        Returns:
+            Arguments of the model's forward; words to put before the question, empty for none.
+        """
+        if self.expert is None:
+            return {}, [""] * len(images)
+        return self.expert.view(images)
 
     def prefix_ids(self) -> list[int]:
         """Ids up to and including the image placeholders."""

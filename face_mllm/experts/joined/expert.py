@@ -1,0 +1,167 @@
+"""An expert ready to look at faces: its vector for the token, its log-probabilities, its words."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from face_mllm.errors import UserError
+from face_mllm.experts.exp_clip import artifact as exp_clip
+from face_mllm.experts.exp_clip.head import HEAD_FILE
+from face_mllm.experts.exp_clip.prompts import CLASSES
+from face_mllm.experts.exp_clip.zero_shot import prompt_features
+from face_mllm.experts.joined.heads import ExpClipJoinedHead, ExpertHead, MaskFerHead
+from face_mllm.experts.joined.look import Look
+from face_mllm.experts.joined.settings import HEAD_PART, ExpertBase
+from face_mllm.experts.joined.verdict import verdict
+from face_mllm.experts.mask_fer import expert as mask_fer
+from face_mllm.experts.mask_fer.config import LossSettings
+from face_mllm.features import FrozenClip
+from face_mllm.features.cache import model_identity
+
+FOLDER = "expert"  # inside an artifact
+FILES = {  # description and weights of each kind's folder
+    "mask_fer": (mask_fer.INFO_FILE, mask_fer.WEIGHTS_FILE),
+    "exp_clip": (exp_clip.INFO_FILE, HEAD_FILE),
+}
+
+
+class JoinedExpert:
+    """Frozen CLIP and head of an expert, with what the MLLM wants of them.
+
+    Args:
+        folder: of the expert.
+        base: how it is joined.
+        device: where CLIP and head run.
+
+    Raises:
+        UserError: no expert there, damaged, or its CLIP is not to be had.
+    """
+
+    def __init__(self, folder: Path, base: ExpertBase, device: str = "cpu") -> None:
+        self.folder, self.base, self.device = folder, base, device
+        self.clip: FrozenClip
+        self.head: ExpertHead
+        self.classes: tuple[str, ...]
+        self.training: dict[str, Any]
+        self.reads: str  # beside CLIP's embedding: pixels, tokens or nothing
+        if base.kind == "mask_fer":
+            self._open_mask_fer()
+        else:
+            self._open_exp_clip()
+        self.head.to(device).eval()
+        self.trains_along = False  # its head is part of a model in training
+        blank = self.look([Image.new("RGB", (64, 64))])
+        self.width = blank.vectors.shape[1]
+
+    def _open_mask_fer(self) -> None:
+        expert = mask_fer.MaskFerExpert.from_pretrained(self.folder, self.device)
+        self.clip, self.classes, self.training = expert.clip, expert.classes, expert.training
+        weights = LossSettings(**expert.training.get("config", {}).get("loss", {}))
+        self.head = MaskFerHead(expert.model, expert.shape.logits_from, weights)
+        self._read, self._eye = expert.read, expert.eye
+        self.reads = expert.eye.reads
+
+    def _open_exp_clip(self) -> None:
+        expert = exp_clip.load_expert(self.folder)
+        self.clip, self.classes, self.training = expert.clip, CLASSES[:7], expert.info
+        texts = prompt_features(expert.clip, self.classes, self.base.prompt_type)
+        self.head = ExpClipJoinedHead(expert.head, texts, expert.clip.logit_scale)
+        self._read = self._embedding
+        self.reads = "nothing"
+
+    def _embedding(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, None]:
+        made = self.clip.forward(self.clip.pixels(self.clip.squares(images)))
+        return made["embedding"].float(), None
+
+    @torch.no_grad()
+    def look(self, images: Sequence[Image.Image]) -> Look:
+        """Look at upright RGB pictures of one face each; what it returns is on the CPU."""
+        features, seen = self._read(images)
+        weight = next(self.head.parameters())
+        placed = [
+            None if x is None else x.to(weight.device, weight.dtype) for x in (features, seen)
+        ]
+        training = self.head.training
+        self.head.eval()
+        vectors = self.head.vectors(*placed)  # type: ignore[arg-type]
+        logs = self.head.logits(vectors).log_softmax(-1)
+        self.head.train(training)
+        return Look(features, seen, vectors.cpu(), logs.cpu())
+
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """What a mask network that reads pixels sees, [N, 3, S, S]."""
+        return self._eye.pixels(self.clip.squares(images).float() / 255)
+
+    def log_probabilities(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Natural-log probabilities [N, K]."""
+        return self.look(images).logs
+
+    def view(self, images: Sequence[Image.Image]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """What the model is given of each face, and what the prompt says of it."""
+        found = self.look(images)
+        return self.inputs(found), [self.words(row) for row in found.logs]
+
+    def inputs(self, found: Look) -> dict[str, torch.Tensor]:
+        """``expert_features`` and, where the head trains along, ``expert_seen`` of the forward."""
+        if not self.base.token:
+            return {}
+        if not self.trains_along:
+            return {"expert_features": found.vectors}
+        given = {"expert_features": found.features, "expert_seen": found.seen}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def words(self, logs: torch.Tensor) -> str:
+        """The verdict in the prompt; empty where it is switched off."""
+        return verdict(self.classes, logs, self.base.most) if self.base.text else ""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what it sees beside the picture."""
+        about = {"head": model_identity(self.head), "kind": self.base.kind}
+        return {"clip": self.clip.identity(), **about, "prompts": self.base.prompt_type}
+
+    def save(self, folder: Path) -> None:
+        """Write the expert into an artifact whose weights are already there.
+
+        A head that was trained along lies there as ``expert_head.safetensors`` and takes the place
+        of the weights it began from, so the folder is a whole expert again.
+        """
+        target = folder / FOLDER
+        target.mkdir()
+        about, weights = FILES[self.base.kind]
+        for name in (about, weights, "README.md"):
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, target / name)
+        trained = folder / f"{HEAD_PART}.safetensors"
+        if trained.exists():
+            state = {k.removeprefix("net."): v for k, v in load_file(trained).items()}
+            save_file(state, target / weights)
+            trained.unlink()
+
+
+def kind_of(folder: Path) -> str:
+    """``mask_fer`` or ``exp_clip``.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    for kind, (about, _) in FILES.items():
+        if (folder / about).is_file():
+            return kind
+    raise UserError(
+        f"{folder}: no expert there",
+        "set expert.model to the folder of `face-mllm mask-fer train` or `exp-clip train`",
+    )
+
+
+def open_expert(folder: Path, device: str = "cpu", **changes: Any) -> JoinedExpert:
+    """An expert's folder on its own; ``changes`` are attributes of its :class:`ExpertBase`."""
+    base = ExpertBase(kind_of(folder), str(folder))
+    return JoinedExpert(folder, dataclasses.replace(base, **changes), device)

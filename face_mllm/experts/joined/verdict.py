@@ -1,0 +1,85 @@
+"""The expert's verdict as words: ``Expert: happiness 0.82, surprise 0.11.``"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from face_mllm.errors import UserError
+
+ABOUT = b"face_mllm"  # key of the file's own description
+
+
+def verdict(classes: Sequence[str], logs: torch.Tensor, most: int) -> str:
+    """Words for log-probabilities [K] of the classes: the ``most`` likeliest, two digits each."""
+    chances = logs.double().exp()
+    order = sorted(range(len(classes)), key=lambda k: (-float(chances[k]), k))[:most]
+    return f"Expert: {', '.join(f'{classes[k]} {float(chances[k]):.2f}' for k in order)}."
+
+
+def told(words: str, question: str) -> str:
+    """A question with the verdict before it, or as it is where there is none.
+
+    The verdict stands first, so all questions of a face share its tokens in the tree.
+    """
+    return f"{words}\n{question}" if words else question
+
+
+def write_verdicts(
+    path: Path, classes: Sequence[str], logs: dict[str, torch.Tensor], about: dict
+) -> None:
+    """Write log-probabilities by face id, whole or not at all."""
+    table = pa.table(
+        {
+            "id": list(logs),
+            "log_probabilities": [row.double().tolist() for row in logs.values()],
+        }
+    )
+    noted = json.dumps({"classes": list(classes), **about})
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({ABOUT: noted}), partial)
+    partial.replace(path)
+
+
+class Verdicts:
+    """Verdicts of a file by face id.
+
+    Args:
+        path: what ``mask-fer verdicts`` wrote.
+        classes: of the expert of this stage, which must be the same.
+
+    Raises:
+        UserError: no such file, or of another expert's classes.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[ABOUT])
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path}: not a file of verdicts ({error})",
+                "set expert.verdicts to a file of `face-mllm mask-fer verdicts`, or to auto",
+            ) from error
+        if about["classes"] != list(classes):
+            raise UserError(
+                f"{path}: verdicts on {about['classes']}, the expert knows {list(classes)}",
+                "make the verdicts with the expert of this stage",
+            )
+        self.path = path
+        self.rows = {name: k for k, name in enumerate(table["id"].to_pylist())}
+        self.logs = torch.tensor(table["log_probabilities"].to_pylist(), dtype=torch.float64)
+
+    def of(self, name: str) -> torch.Tensor:
+        """Log-probabilities [K] of a face."""
+        if name not in self.rows:
+            raise UserError(
+                f"{self.path}: no verdict on {name}", "make the verdicts on this stage's data"
+            )
+        return self.logs[self.rows[name]]
