@@ -20,6 +20,7 @@ from data_pipeline.questions import QuestionSet
 from data_pipeline.records import SPLITS, read_manifest, whole_folder
 from eval import baselines
 from eval.baselines import Clip, FaceSet
+from eval.fusion import fusion_rows
 from eval.predict import Scorer, predict_generate, predict_likelihood, silent
 from eval.results import entries, estimate
 from eval.table import Asking, Faces, check_answerable, question_table
@@ -181,6 +182,7 @@ def measure(
     model = {}
     if "likelihood" in scorers:
         model["likelihood"] = predict_likelihood(scorer, faces, table, progress)
+        model |= fusion_rows(scorer, faces, model["likelihood"], progress)
     if "generate" in scorers:
         model["generate"] = predict_generate(scorer, faces, table, known, progress)
     beside = {"majority": baselines.majority(table, known)} if known else {}

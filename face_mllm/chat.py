@@ -13,6 +13,7 @@ from PIL import Image
 from data_pipeline.records import open_rgb
 from face_mllm.artifact import QUESTIONS_FILE
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.fusion import spread
 from face_mllm.photographs import FacePicture, face_pictures, policy_for
 from face_mllm.scoring import LikelihoodScorer, generate_answer
 
@@ -95,8 +96,9 @@ class FaceMLLM:
 
         Returns:
             ``expression`` {class: probability}, ``action_units`` {AU: probability active},
-            ``attributes`` {name: probability}, ``age`` years, ``head_pose`` degrees. A value is
-            an estimate of this model, not a fact about a person.
+            ``attributes`` {name: probability}, ``age`` years, ``head_pose`` degrees. With late
+            fusion inside, ``expert`` holds what :meth:`second_opinion` says of the expression.
+            A value is an estimate of this model, not a fact about a person.
         """
         if not self.questions:
             raise UserError(
@@ -108,7 +110,38 @@ class FaceMLLM:
         out: dict[str, Any] = {}
         for entry, row in zip(self.questions, rows, strict=True):
             _enter(out, entry, normalise(row))
+            if entry["task"] == "expression" and entry["name"] == "all" and self.scorer.fusion:
+                out["expert"] = self.second_opinion(picture(image), entry["choices"], row)
         return out
+
+    def second_opinion(
+        self, image: Image.Image, choices: Sequence[str], mllm: np.ndarray
+    ) -> dict[str, Any]:
+        """The expert's view of an expression beside the model's, and both fused.
+
+        Args:
+            image: the face.
+            choices: expressions asked for.
+            mllm: the model's log-likelihoods of them.
+
+        Returns:
+            ``expression`` {class: the expert's probability}, ``answer`` the likeliest class by
+            late fusion, ``probability`` of it, calibrated on the val split, and ``disagrees``:
+            whether the expert and the model, each alone, would answer differently.
+        """
+        fusion, expert = self.scorer.fusion, self.scorer.processor.expert
+        assert fusion is not None
+        logs = expert.log_probabilities([image])[0].double().numpy()
+        theirs = spread(logs, expert.classes, choices)
+        fused = np.exp(fusion.fused(np.asarray(mllm), theirs))
+        known = [(word, p) for word, p in zip(choices, np.exp(theirs), strict=True) if p > 0]
+        best = int(fused.argmax())
+        return {
+            "expression": {word: round(float(chance), 4) for word, chance in known},
+            "answer": choices[best],
+            "probability": round(float(fused[best]), 4),
+            "disagrees": bool(theirs.argmax() != np.asarray(mllm).argmax()),
+        }
 
 
 def _enter(out: dict[str, Any], entry: dict[str, Any], chances: np.ndarray) -> None:

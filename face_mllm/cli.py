@@ -16,7 +16,7 @@ import typer
 
 from face_mllm.cli_data import data_app
 from face_mllm.errors import UserError
-from face_mllm.experts.cli import exp_clip_app, mask_fer_app
+from face_mllm.experts.cli import exp_clip_app, fuse, mask_fer_app
 from face_mllm.progress import quiet_libraries, terminal_progress
 
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
@@ -29,6 +29,7 @@ app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=Fals
 app.add_typer(data_app, name="data")
 app.add_typer(mask_fer_app, name="mask-fer")
 app.add_typer(exp_clip_app, name="exp-clip")
+app.command()(fuse)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="key=value", help="Override settings.")

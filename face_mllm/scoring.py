@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from face_mllm.experts.joined.fusion import Fusion, read_fusion
 from face_mllm.experts.joined.verdict import told
 from face_mllm.hardware import for_precision
 from face_mllm.model import FaceMLLMForConditionalGeneration
@@ -45,6 +46,7 @@ class LikelihoodScorer:
         self.processor = processor
         self.autocast = autocast
         self.max_tokens = max_tokens
+        self.fusion: Fusion | None = None  # with the expert of the processor
 
     @classmethod
     def from_artifact(cls, folder: Path | str, precision: str = "auto") -> LikelihoodScorer:
@@ -53,7 +55,9 @@ class LikelihoodScorer:
 
         chosen = for_precision(precision)
         model, processor, _ = load_artifact(folder, chosen.torch_dtype)
-        return cls(model.to(chosen.device), processor, chosen.autocast)
+        scorer = cls(model.to(chosen.device), processor, chosen.autocast)
+        scorer.fusion = read_fusion(folder)
+        return scorer
 
     def score(self, image: Image.Image, questions: Sequence[Question]) -> list[np.ndarray]:
         """Natural-log likelihood of each choice, one array per question.

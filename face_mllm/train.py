@@ -127,7 +127,12 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     if config.verify_packing:
         verify_packing(trainer.model, processor, trainer.data_collator, rows, config, hardware)
     trainer.train(resume_from_checkpoint=checkpoint)
-    return finish(config, trainer, artifact, processor)
+    folder = finish(config, trainer, artifact, processor)
+    if artifact.expert and artifact.expert.fusion and trainer.is_world_process_zero():
+        from face_mllm.experts.joined.fuse import fuse_stage
+
+        fuse_stage(config, trainer, processor, hardware.autocast, progress)
+    return folder
 
 
 def check_paths(config: StageConfig) -> None:

@@ -145,3 +145,35 @@ def evaluate_mask_fer(
         )
     Console(stderr=True).print(room.table(found))
     typer.echo(out / "results.json")
+
+
+@mask_fer_app.command(name="verdicts")
+def write_out_of_fold(
+    model: Annotated[Path, typer.Option("--model", help="Folder that `mask-fer train` wrote.")],
+    data: Annotated[Path, typer.Option("--data", help="Built dataset of the MLLM's stage.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Experts trained anew.")] = 5,
+) -> None:
+    """Verdicts on training faces, each by an expert that was trained without the subject."""
+    quiet_libraries()
+    from face_mllm.experts.joined.out_of_fold import out_of_fold
+
+    with terminal_progress("verdicts") as progress:
+        typer.echo(out_of_fold(model, data, out, folds, progress))
+
+
+def fuse(
+    model: Annotated[Path, typer.Option("--model", help="Artifact folder that `train` wrote.")],
+    data: Annotated[Path, typer.Option("--data", help="Built dataset; its val split is read.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    expert: Annotated[
+        Path | None, typer.Option("--expert", help="Expert folder; the artifact's own if empty.")
+    ] = None,
+    faces: Annotated[int, typer.Option("--faces", min=1, help="Val faces at most.")] = 2000,
+) -> None:
+    """Fit late fusion with an expert, and calibration, on the val split; nothing is trained."""
+    quiet_libraries()
+    from face_mllm.experts.joined.fuse import fuse as room
+
+    with terminal_progress("fusing") as progress:
+        typer.echo(room(model, data, out, expert, faces, progress))

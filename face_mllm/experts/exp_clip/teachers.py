@@ -149,7 +149,9 @@ class ArtifactTeacher:
         pixels = self.processor.pixels(faces).to(self.hardware.device)
         ids = self.ids.expand(len(faces), -1)
         with autocast(self.hardware.autocast, self.model.device.type):
-            embeds = self.model.embed(ids, pixels)
+            given, _ = self.processor.expert_view(faces)  # a token; words would move the span
+            vectors = self.model.expert_vectors(given.get("expert_features"))
+            embeds = self.model.embed(ids, pixels, expert_vectors=vectors)
             decoder = self.model.language_model.get_decoder()
             states = decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return states[:, self.span].float().mean(1).cpu()
