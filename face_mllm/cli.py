@@ -118,6 +118,24 @@ def train(
     typer.echo(folder)
 
 
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="llava: loads in stock transformers.")
+    ] = "",
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32 or bf16, of the weights.")] = "fp32",
+) -> None:
+    """Write an artifact in another form that answers as the one given; proven on a probe."""
+    if format_ != "llava":
+        raise UserError(f"--format {format_!r}", "choose llava")
+    quiet_libraries()
+    from face_mllm.llava import export_llava
+
+    typer.echo(export_llava(model, out, dtype))
+
+
 @app.command(name="eval")
 def evaluate(
     model: Model,

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from face_mllm.errors import UserError
 
-_HAS_CLASS_TOKEN = ("clip_vision_model", "vit", "deit", "dinov2", "chinese_clip_vision_model")
+HAS_CLASS_TOKEN = ("clip_vision_model", "vit", "deit", "dinov2", "chinese_clip_vision_model")
 
 
 def vision_width(config: PretrainedConfig, layer: int) -> int:
@@ -37,7 +37,7 @@ def image_tokens(
     if states.dim() == 4:  # CNN map [batch, channels, h, w]
         cells = states.flatten(2).transpose(1, 2)
         return torch.cat([cells.mean(1, keepdim=True), cells], 1) if select == "full" else cells
-    if select == "patch" and tower.config.model_type in _HAS_CLASS_TOKEN:
+    if select == "patch" and tower.config.model_type in HAS_CLASS_TOKEN:
         return states[:, 1:]
     return states
 

@@ -1,0 +1,122 @@
+"""Late fusion and calibration against closed forms."""
+
+import json
+
+import numpy as np
+import pytest
+
+from face_mllm.errors import UserError
+from face_mllm.experts.joined.fusion import (
+    Fusion,
+    Group,
+    combine,
+    fit,
+    log_softmax,
+    measure,
+    read_fusion,
+    spread,
+    write_fusion,
+)
+
+LOGS = log_softmax(np.array([[0.3, -1.0, 2.0, 0.5], [1.5, 1.4, -0.2, -3.0]]))
+THEIRS = log_softmax(np.array([[2.0, 0.1, -1.0, 0.0], [-1.0, 0.7, 0.3, 0.9]]))
+
+
+def test_fused_is_the_normalised_weighted_geometric_mean():
+    fused = np.exp(combine(LOGS, THEIRS, 0.3))
+    mean = np.exp(LOGS) ** 0.7 * np.exp(THEIRS) ** 0.3
+    np.testing.assert_allclose(fused, mean / mean.sum(-1, keepdims=True), rtol=1e-12)
+    np.testing.assert_array_equal(combine(LOGS, THEIRS, 0.0), LOGS)
+    np.testing.assert_allclose(combine(LOGS, THEIRS, 1.0), THEIRS, rtol=1e-12)
+
+
+def test_a_class_the_expert_does_not_know_keeps_its_probability():
+    theirs = THEIRS.copy()
+    theirs[:, 2] = -np.inf
+    fused = np.exp(combine(LOGS, theirs, 0.6))
+    own = np.exp(LOGS)
+    np.testing.assert_allclose(fused[:, 2], own[:, 2], rtol=1e-12)
+    known = [0, 1, 3]
+    mean = own[:, known] ** 0.4 * np.exp(theirs[:, known]) ** 0.6
+    mean *= own[:, known].sum(-1, keepdims=True) / mean.sum(-1, keepdims=True)
+    np.testing.assert_allclose(fused[:, known], mean, rtol=1e-12)
+
+
+def test_an_experts_classes_are_laid_over_the_choices_by_name():
+    logs = log_softmax(np.array([1.0, 2.0, 3.0]))
+    laid = spread(logs, ("fear", "anger", "contempt"), ("anger", "sadness", "fear"))
+    assert laid[1] == -np.inf
+    np.testing.assert_allclose(np.exp(laid[[2, 0]]), np.exp([1, 2]) / np.exp([1, 2]).sum())
+
+
+def test_temperature_is_the_analytic_one():
+    """One margin d for all faces, right with rate a: softmax must say a, so T = d / logit(a)."""
+    d, right, faces = 6.0, 80, 100
+    mllm = np.tile([d, 0.0], (faces, 1))
+    truth = np.array([0] * right + [1] * (faces - right))
+    useless = np.full((faces, 2), np.log(0.5))
+    found = fit([Group(("anger", "fear"), mllm, useless, truth)])
+    assert found.mllm_temperature == pytest.approx(d / np.log(0.8 / 0.2), rel=1e-3)
+    assert np.exp(found.calibrated(mllm))[0, 0] == pytest.approx(0.8, abs=1e-3)
+
+
+def drawn(seed, strength, faces=300, classes=4):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, faces)
+    one_hot = np.eye(classes)[truth]
+    mllm, expert = (
+        log_softmax(rng.normal(size=(faces, classes)) + s * one_hot) for s in (1.0, strength)
+    )
+    return Group(("neutral", "happiness", "anger", "fear"), mllm, expert, truth)
+
+
+@pytest.mark.parametrize("strength", [-2.0, 0.0, 0.5, 1.0, 3.0])
+def test_on_val_fusion_is_never_worse_than_the_mllm(strength):
+    for seed in range(4):
+        found = fit([drawn(seed, strength)]).val
+        for metric in ("uar", "war"):
+            assert found["fused"][metric] >= found["mllm"][metric]
+        assert found["fused"]["nll"] <= found["mllm"]["nll"] + 1e-9
+
+
+def test_a_misleading_expert_gets_no_weight_and_a_good_one_helps():
+    bad, good = drawn(0, -2.0), drawn(0, 2.0)
+    found = fit([bad])
+    assert found.weight == 0
+    assert (found.fused(bad.mllm, bad.expert).argmax(-1) == bad.mllm.argmax(-1)).all()
+    helped = fit([good])
+    assert helped.weight > 0.3
+    unseen = drawn(9, 2.0)
+    alone = measure([unseen], [unseen.mllm])["uar"]
+    assert measure([unseen], [helped.fused(unseen.mllm, unseen.expert)])["uar"] > alone + 0.05
+
+
+def test_questions_with_different_choices_share_one_weight():
+    one, two = drawn(1, 2.0), drawn(2, 2.0)
+    wider = Group(
+        (*two.choices, "contempt"),
+        np.hstack([two.mllm, np.full((300, 1), -9.0)]),
+        np.hstack([two.expert, np.full((300, 1), -np.inf)]),
+        two.truth,
+    )
+    found = fit([one, wider])
+    assert found.val["faces"] == 600 and found.weight > 0
+    assert np.isfinite(found.fused(wider.mllm, wider.expert)).all()
+
+
+def test_nothing_in_common_is_said(tmp_path):
+    group = drawn(0, 1.0)
+    with pytest.raises(UserError, match="both name"):
+        fit([Group(group.choices, group.mllm, np.full_like(group.mllm, -np.inf), group.truth)])
+    assert read_fusion(tmp_path) is None
+    (tmp_path / "fusion.json").write_text('{"weight": 1')
+    with pytest.raises(UserError, match="damaged"):
+        read_fusion(tmp_path)
+
+
+def test_what_was_fitted_comes_back_from_the_file(tmp_path):
+    found = fit([drawn(3, 1.5)], "abc")
+    write_fusion(tmp_path, found)
+    again = read_fusion(tmp_path)
+    assert isinstance(again, Fusion) and again == found
+    assert json.loads((tmp_path / "fusion.json").read_text())["data_fingerprint"] == "abc"
