@@ -100,7 +100,8 @@ def test_questions_with_different_choices_share_one_weight():
         two.truth,
     )
     found = fit([one, wider])
-    assert found.val["faces"] == 600 and found.weight > 0
+    assert found.val["faces"] == 600
+    assert found.weight > 0
     assert np.isfinite(found.fused(wider.mllm, wider.expert)).all()
 
 
@@ -118,5 +119,6 @@ def test_what_was_fitted_comes_back_from_the_file(tmp_path):
     found = fit([drawn(3, 1.5)], "abc")
     write_fusion(tmp_path, found)
     again = read_fusion(tmp_path)
-    assert isinstance(again, Fusion) and again == found
+    assert isinstance(again, Fusion)
+    assert again == found
     assert json.loads((tmp_path / "fusion.json").read_text())["data_fingerprint"] == "abc"

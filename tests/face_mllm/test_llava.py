@@ -50,8 +50,9 @@ def trained(tmp_path, tiny_data, tokenizer, image_processor):
 
 
 @pytest.mark.parametrize(
-    "tower,llm,select", [("clip", "llama", "patch"), ("clip", "qwen", "full"), ("siglip", "mistral", "full")]
-)  # fmt: skip
+    "tower,llm,select",
+    [("clip", "llama", "patch"), ("clip", "qwen", "full"), ("siglip", "mistral", "full")],
+)
 def test_stock_classes_give_the_same_logits_and_the_same_ids(trained, tmp_path, tower, llm, select):
     folder = trained(tower, llm, select)
     out = tmp_path / "llava"
@@ -101,11 +102,7 @@ def test_the_folder_names_stock_classes_only_and_may_be_bf16(trained, tmp_path):
     ],
 )
 def test_what_llava_has_no_counterpart_for_is_refused(trained, tmp_path, given, words):
-    if given.get("tower") == "resnet":
-        given = {**given, "vision": None}
-        folder = trained(**{k: v for k, v in given.items() if k != "vision"})
-    else:
-        folder = trained(**given)
+    folder = trained(**given)
     with pytest.raises(UserError, match=words):
         export_llava(folder, tmp_path / "llava")
     assert not (tmp_path / "llava").exists()
