@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -144,7 +145,8 @@ def llava_of(
     decoder = model.language_model.get_decoder()
     name = _embedding_name(decoder)
     _copy(decoder, inner.language_model, "LLM", {name: text.vocab_size})
-    made.lm_head.weight.copy_(_longer(model.get_output_embeddings().weight, text.vocab_size))
+    head: torch.Tensor = model.get_output_embeddings().state_dict()["weight"]
+    made.lm_head.weight.copy_(_longer(head, text.vocab_size))
     made.tie_weights()
     made.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     made.generation_config.pad_token_id = processor.pad_id
@@ -161,7 +163,7 @@ def strategy(model: FaceMLLMForConditionalGeneration) -> str:
     return "default" if drops and has_one else "full"
 
 
-def _embedding_name(decoder: nn.Module) -> str:
+def _embedding_name(decoder: Any) -> str:
     table = decoder.get_input_embeddings()
     return next(f"{name}.weight" for name, module in decoder.named_modules() if module is table)
 
