@@ -39,3 +39,10 @@ def fusion_rows(
         fusion.fused(own, theirs) for own, theirs in zip(rows["log_likelihoods"], logs, strict=True)
     ]
     return {EXPERT: score_rows(rows, EXPERT, logs), FUSED: score_rows(rows, FUSED, fused)}
+
+
+def fusion_notes(scorer: Any, split: str) -> list[str]:
+    """Say where late fusion is measured on the very split it may have been fitted on."""
+    if split != "val" or getattr(scorer, "fusion", None) is None:
+        return []
+    return ["late fusion is fitted on a val split: its figures on one are not of unseen faces"]

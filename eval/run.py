@@ -20,7 +20,7 @@ from data_pipeline.questions import QuestionSet
 from data_pipeline.records import SPLITS, read_manifest, whole_folder
 from eval import baselines
 from eval.baselines import Clip, FaceSet
-from eval.fusion import fusion_rows
+from eval.fusion import fusion_notes, fusion_rows
 from eval.predict import Scorer, predict_generate, predict_likelihood, silent
 from eval.results import entries, estimate
 from eval.table import Asking, Faces, check_answerable, question_table
@@ -101,6 +101,7 @@ def evaluate(
         measured.about |= {"model": str(model), "chain": artifact.chain, "data": str(data)}
         measured.about["bases"] = artifact.bases.to_json()
         measured.about["notes"] = other_protocols(artifact.chain, asking.protocols)
+        measured.about["notes"] += fusion_notes(loaded, split)
         for note in measured.about["notes"]:
             log.warning(note)
         found = results_of(measured, seed)

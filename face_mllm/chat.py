@@ -140,7 +140,7 @@ class FaceMLLM:
             "expression": {word: round(float(chance), 4) for word, chance in known},
             "answer": choices[best],
             "probability": round(float(fused[best]), 4),
-            "disagrees": bool(theirs.argmax() != np.asarray(mllm).argmax()),
+            "disagrees": len(known) > 1 and bool(theirs.argmax() != np.asarray(mllm).argmax()),
         }
 
 

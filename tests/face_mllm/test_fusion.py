@@ -1,5 +1,6 @@
 """Late fusion and calibration against closed forms."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,8 @@ from face_mllm.errors import UserError
 from face_mllm.experts.joined.fusion import (
     Fusion,
     Group,
+    Trial,
+    choose,
     combine,
     fit,
     log_softmax,
@@ -89,6 +92,27 @@ def test_a_misleading_expert_gets_no_weight_and_a_good_one_helps():
     unseen = drawn(9, 2.0)
     alone = measure([unseen], [unseen.mllm])["uar"]
     assert measure([unseen], [helped.fused(unseen.mllm, unseen.expert)])["uar"] > alone + 0.05
+
+
+def test_an_expert_without_an_opinion_gets_no_weight():
+    group = drawn(0, 1.0)
+    silent = np.full_like(group.expert, np.log(0.25))
+    assert fit([dataclasses.replace(group, expert=silent)]).weight == 0
+
+
+def test_the_smallest_weight_about_as_good_as_the_best_is_taken():
+    """A few faces more or less must not hand everything to the expert."""
+    losses = {0.0: 0.50, 0.4: 0.36, 0.7: 0.33, 1.0: 0.32}
+    noise = np.random.default_rng(0).normal(size=(4, 40)) * 0.1
+    trials = [
+        Trial(Fusion(w, 1.0, 1.0, 1.0), 0.9, 0.9, level + each - each.mean())
+        for (w, level), each in zip(losses.items(), noise, strict=True)
+    ]
+    spread_of = (trials[2].losses - trials[3].losses).std() / np.sqrt(40)
+    assert losses[0.7] - losses[1.0] < spread_of < losses[0.4] - losses[1.0]
+    assert choose(trials).weight == 0.7
+    worse = [*trials[:2], dataclasses.replace(trials[2], war=0.8), trials[3]]
+    assert choose(worse).weight == 1.0
 
 
 def test_questions_with_different_choices_share_one_weight():

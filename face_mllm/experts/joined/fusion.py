@@ -2,9 +2,11 @@
 
 With m and e the log-probabilities of MLLM and expert, each softened by its own temperature, the
 fused ones are ``log softmax(((1 - w) m + w e) / T)`` over the classes both know. Temperatures
-minimise the negative log-likelihood on val (Guo et al. 2017, arXiv 1706.04599); w is the one of a
-grid with the least negative log-likelihood among those whose UAR and WAR on val are not below the
-MLLM's alone. As w = 0 is in the grid, fusion is never worse than the MLLM on val.
+minimise the negative log-likelihood on val (Guo et al. 2017, arXiv 1706.04599). Of a grid, only
+weights count whose UAR, WAR and negative log-likelihood on val are not worse than the MLLM's alone;
+w is the smallest of them within one standard error (of the paired difference, face by face) of the
+least loss. As w = 0 is in the grid, fusion is never worse than the MLLM on val, and an expert that
+a small val split only seems to favour gets little say.
 """
 
 from __future__ import annotations
@@ -150,21 +152,9 @@ def fit(groups: Sequence[Group], fingerprint: str = "") -> Fusion:
         )
     mllm_t = _temperature([(log_softmax(g.mllm), g.truth) for g in usable])
     theirs = [(g.expert, g.truth) for g in usable if np.isfinite(_picked(g.expert, g.truth)).any()]
-    expert_t = _temperature(theirs)
-    alone: dict[str, float] | None = None
-    best: tuple[float, Fusion] | None = None
-    for weight in GRID:
-        trial = Fusion(weight, mllm_t, expert_t, 1.0)
-        mixed = [(trial.combined(g.mllm, g.expert), g.truth) for g in usable]
-        trial = Fusion(weight, mllm_t, expert_t, _temperature(mixed) if weight else 1.0)
-        found = measure(usable, [trial.fused(g.mllm, g.expert) for g in usable])
-        alone = alone or found
-        if found["uar"] < alone["uar"] or found["war"] < alone["war"]:
-            continue
-        if best is None or found["nll"] < best[0]:
-            best = (found["nll"], trial)
-    assert best is not None  # weight 0 is its own measure
-    chosen = best[1]
+    expert_t = _temperature(theirs) if theirs else 1.0
+    trials = [_trial(usable, weight, mllm_t, expert_t) for weight in GRID]
+    chosen = choose(trials)
     val: dict[str, Any] = {
         "faces": sum(len(group.truth) for group in usable),
         "mllm": measure(usable, [chosen.calibrated(g.mllm) for g in usable]),
@@ -173,6 +163,49 @@ def fit(groups: Sequence[Group], fingerprint: str = "") -> Fusion:
     }
     temperatures = (mllm_t, expert_t, chosen.temperature)
     return Fusion(chosen.weight, *temperatures, val=val, data_fingerprint=fingerprint)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A weight on the val split: what it makes, its UAR and WAR, and each face's loss [N]."""
+
+    fusion: Fusion
+    uar: float
+    war: float
+    losses: Array
+
+
+def _trial(groups: Sequence[Group], weight: float, mllm_t: float, expert_t: float) -> Trial:
+    trial = Fusion(weight, mllm_t, expert_t, 1.0)
+    if weight:
+        mixed = [(trial.combined(g.mllm, g.expert), g.truth) for g in groups]
+        trial = Fusion(weight, mllm_t, expert_t, _temperature(mixed))
+    logs = [trial.fused(g.mllm, g.expert) for g in groups]
+    losses = [-_picked(each, g.truth) for each, g in zip(logs, groups, strict=True)]
+    found = measure(groups, logs)
+    return Trial(trial, found["uar"], found["war"], np.concatenate(losses))
+
+
+def choose(trials: Sequence[Trial]) -> Fusion:
+    """The smallest weight that does about as well as the best one.
+
+    Args:
+        trials: by rising weight, the first one the MLLM alone.
+    """
+    alone = trials[0]
+    fair = [
+        trial
+        for trial in trials
+        if trial.uar >= alone.uar
+        and trial.war >= alone.war
+        and trial.losses.mean() <= alone.losses.mean()
+    ]
+    best = min(fair, key=lambda trial: float(trial.losses.mean()))
+    for trial in fair:
+        behind = trial.losses - best.losses
+        if behind.mean() <= behind.std() / np.sqrt(len(behind)):
+            return trial.fusion
+    return best.fusion
 
 
 def measure(groups: Sequence[Group], logs: Sequence[Array]) -> dict[str, float]:

@@ -154,7 +154,7 @@ def knows_labels(base: ExpertBase, folder: Path, data: Path) -> bool:
     training = read_info(folder)[1]
     if training.get("data_fingerprint") == manifest_fingerprint(read_manifest(data)):
         return True
-    theirs = Path(training.get("data", ""))
+    theirs = Path(training.get("data") or "unknown")
     if not any(theirs.glob("train-*.parquet")):
         return True
     ids = set(load_split(theirs, "train")["id"][:])
