@@ -29,7 +29,9 @@ class ExpertSettings(Strict):
     head: Training = Field(
         "frozen", description="full trains the expert's own head along, its CLIP stays frozen"
     )
-    head_learning_rate: float | None = Field(None, ge=0, description="None takes the stage's")
+    head_learning_rate: float = Field(
+        2e-5, gt=0, description="of that head, which knows its trade already"
+    )
     loss_weight: float = Field(
         0.1, ge=0, description="of the expert's own loss on labelled faces, with head: full"
     )
