@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipeline.captions import caption as write_caption
+from data_pipeline.captions import telling_caption
 from data_pipeline.faces import crop_record
 from data_pipeline.labels.validate import validate_labels
 from data_pipeline.manifest import dataset_card, make_manifest
@@ -33,6 +33,7 @@ from data_pipeline.questions.balance import (
     weights_of,
 )
 from data_pipeline.questions.forms import digest
+from data_pipeline.questions.question_set import QuestionSet
 from data_pipeline.questions.render import render_questions
 from data_pipeline.recipe import LoadedRecipe, Ready, load_recipe
 from data_pipeline.records import (
@@ -100,6 +101,7 @@ class _Job:
         self.candidates: AnswerCounts = {}
         self.weights: AnswerWeights = {}
         self.done = 0
+        self._asked: dict[str, tuple[dict[str, Any], QuestionSet]] = {}
 
     # --- first pass
 
@@ -150,14 +152,15 @@ class _Job:
         return crop_record(opened, ready.faces)
 
     def _admit(self, record: FaceRecord, ready: Ready, writer: DatasetWriter) -> None:
+        asked = self._questions(ready, record.source)
         self.identities.add(record)
-        self.tallies[record.split].add(record)
-        record = self._captioned(record, ready)
+        self.tallies[record.split].add(record, asked.active_threshold)
+        record = self._captioned(record, ready, asked)
         qas = render_questions(
             record.labels,
             record.id,
             self.recipe.seed,
-            self.questions,
+            asked,
             self.held_out,
             ready.entry.tasks,
             record.caption,
@@ -172,18 +175,34 @@ class _Job:
         self.done += 1
         self.progress(self.done, 0, "reading")
 
-    def _captioned(self, record: FaceRecord, ready: Ready) -> FaceRecord:
+    def _questions(self, ready: Ready, name: str) -> QuestionSet:
+        """Return the question set with what the protocol of the source decides.
+
+        Raises:
+            UserError: one source name under two protocols that decide otherwise.
+        """
+        targets = ready.protocol_of(name).targets
+        if name not in self._asked:
+            self._asked[name] = targets, self.questions.under(targets)
+        known, asked = self._asked[name]
+        if known != targets:
+            raise UserError(
+                f"source {name!r} is read by protocols that disagree about its answers",
+                "give one of them another `name:`, or read both by one protocol",
+            )
+        return asked
+
+    def _captioned(self, record: FaceRecord, ready: Ready, asked: QuestionSet) -> FaceRecord:
         if record.caption:
             return replace(record, caption=self.leaks.clean_caption(record.caption))
         tasks = ready.entry.tasks
-        asked = tasks is None or "caption" in tasks
-        if not (asked and "caption/open" in self.questions.forms and record.labels):
+        wanted = tasks is None or "caption" in tasks
+        if not (wanted and "caption/open" in asked.forms and record.labels):
             return record
-        short = self.questions.captions == "short"
         rng = random.Random(digest("caption", self.recipe.seed, record.id))
-        return replace(
-            record, caption=write_caption(record.labels, rng, self.held_out, short=short)
-        )
+        short, threshold = asked.captions == "short", asked.active_threshold
+        said = telling_caption(record.labels, rng, self.held_out, short=short, threshold=threshold)
+        return replace(record, caption=said)
 
     # --- second pass
 
@@ -197,6 +216,7 @@ class _Job:
             for record in iter_records(spool / f"{number:03d}"):
                 finished = self._weighed(record, ready, chances)
                 self.tallies[record.split].add_questions(finished)
+                self.accounts[number].add_questions(finished)
                 writer.add(finished)
                 done += 1
                 self.progress(done, total, "writing")
@@ -218,7 +238,7 @@ class _Job:
 
     def _weighed(self, record: FaceRecord, ready: Ready, chances: AnswerWeights) -> FaceRecord:
         if record.split != "train":
-            return replace(record, qa=tuple(replace(qa, weight=1.0) for qa in record.qa))
+            return record  # every question as heavy as its form and its votes make it
         chosen = self._chosen(record.id, record.qa, chances)
         return replace(record, qa=weigh(chosen, self.weights, ready.entry.weight))
 

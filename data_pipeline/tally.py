@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipeline.labels.action_units import is_active
+from data_pipeline.labels.action_units import ACTIVE_THRESHOLD, is_active
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
+from data_pipeline.questions.balance import WEIGHT_UNIT
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import QA, SPLITS, FaceRecord
 from data_pipeline.sources import Dropped
@@ -71,22 +72,34 @@ class Account:
 
     read: int = 0
     not_taken: int = 0
+    names: set[str] = field(default_factory=set)  # of the source, as its records say it
     kept: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     drops: Drops = field(default_factory=Drops)
     policies: Counter[str] = field(default_factory=Counter)
     found_by: Counter[str] = field(default_factory=Counter)
+    train_questions: int = 0
+    train_weight: int = 0  # in parts of WEIGHT_UNIT, so that the order of faces does not matter
+
+    def add_questions(self, record: FaceRecord) -> None:
+        """Count the questions a training record kept and what they weigh."""
+        if record.split == "train":
+            self.train_questions += len({(qa.task, qa.name, qa.question) for qa in record.qa})
+            self.train_weight += sum(round(qa.weight * WEIGHT_UNIT) for qa in record.qa)
 
     def add(self, record: FaceRecord) -> None:
         """Count one kept face."""
         self.kept[record.split] += 1
+        self.names.add(record.source)
         self.licences[record.licence or "unstated"] += 1
         if record.crop:
             self.policies[record.crop["policy"]] += 1
             self.found_by[record.crop["found_by"]] += 1
 
 
-def label_words(labels: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def label_words(
+    labels: dict[str, Any], threshold: float = ACTIVE_THRESHOLD
+) -> Iterator[tuple[str, str, str]]:
     """Yield (label key, name, word) of the countable labels; AUs count as active or not."""
     for key in ("expression", "compound_expression", "gender", "age_band"):
         if key in labels:
@@ -94,7 +107,7 @@ def label_words(labels: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, value in labels.get("attributes", {}).items():
         yield "attributes", name, "true" if value else "false"
     for name, value in labels.get("action_units", {}).items():
-        yield "action_units", name, "active" if is_active(value) else "inactive"
+        yield "action_units", name, "active" if is_active(value, threshold) else "inactive"
 
 
 def label_numbers(labels: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -115,11 +128,11 @@ class LabelTally:
     numbers: dict[str, Moments] = field(default_factory=dict)
     tasks: Counter[str] = field(default_factory=Counter)
 
-    def add(self, record: FaceRecord) -> None:
-        """Count one face and its labels."""
+    def add(self, record: FaceRecord, threshold: float = ACTIVE_THRESHOLD) -> None:
+        """Count one face and its labels, units as active from ``threshold``."""
         self.faces += 1
-        self.subjects.add(digest(record.source, record.subject))
-        for key, name, word in label_words(record.labels):
+        self.subjects.add(digest(record.subject))
+        for key, name, word in label_words(record.labels, threshold):
             self.words.setdefault((key, name), Counter())[word] += 1
         for name, value in label_numbers(record.labels):
             self.numbers.setdefault(name, Moments()).add(float(value))
@@ -168,7 +181,7 @@ class Identities:
                 "give the sources different `name:` or mend the ids",
             )
         self.ids.add(key)
-        split = self.splits.setdefault(digest(record.source, record.subject), record.split)
+        split = self.splits.setdefault(digest(record.subject), record.split)
         if split != record.split:
             raise UserError(
                 f"{record.id}: subject {record.subject!r} of {record.source} is in both "

@@ -49,6 +49,14 @@ def validate(config: str | Path, overrides: Sequence[str] = ()) -> None:
         passed("keys and types")
         preflight(expert, passed, skipped)
         return
+    if kind == "exp_clip":
+        from face_mllm.experts.exp_clip.config import ExpClipConfig
+        from face_mllm.experts.exp_clip.preflight import preflight as preflight_head
+
+        head = load_yaml_model(config, ExpClipConfig, overrides)
+        passed("keys and types")
+        preflight_head(head, passed, skipped)
+        return
     stage = load_yaml_model(config, StageConfig, overrides)
     passed("keys and types")
     check_paths(stage)

@@ -70,6 +70,9 @@ def evaluate_exp_clip(
     clips: Annotated[
         bool, typer.Option("--clips", help="A subject's faces are frames of one clip.")
     ] = False,
+    short_clips: Annotated[
+        str, typer.Option("--short-clips", help="Of at most 16 frames: all, or first as released.")
+    ] = "all",
     paper_preprocess: Annotated[
         bool | None,
         typer.Option("--paper-preprocess/--clip-preprocess", help="Else as the head was trained."),
@@ -85,13 +88,16 @@ def evaluate_exp_clip(
         raise UserError(f"--prompt-types {prompt_types}", "give some of 1,2,3,4,5")
     if mean_of not in ("logits", "embeddings"):
         raise UserError(f"--mean-of {mean_of}", "choose logits or embeddings")
+    if short_clips not in ("all", "first"):
+        raise UserError(f"--short-clips {short_clips}", "choose all or first")
     quiet_libraries()
     from face_mllm.experts.exp_clip.evaluate import Asked, evaluate
     from face_mllm.experts.exp_clip.table import show
 
     chosen: Any = mean_of
+    short: Any = short_clips
     types = tuple(int(kind) for kind in kinds)
-    asked = Asked(split, classes, types, chosen, clips, limit, seed)
+    asked = Asked(split, classes, types, chosen, clips, short, limit, seed)
     with terminal_progress("exp-clip") as progress:
         found = evaluate(
             model,

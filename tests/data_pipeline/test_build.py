@@ -310,7 +310,6 @@ def test_an_existing_folder_is_left_alone(folder):
     ("changes", "said"),
     [
         ({"holdout": []}, "unknown key 'holdout'.*holdout_attributes"),
-        ({"faces": "detect"}, "no face detector.*faces: none"),
         ({"questions": "compac"}, "no such question set"),
         ({"sources": [{"source": "rafbd", "root": "faces"}]}, "unknown source 'rafbd'"),
         ({"sources": [{"source": "records", "root": "face"}]}, "root face does not exist"),
@@ -376,6 +375,11 @@ def plant_example_inputs(root):
         ids = [f"{name}_{i}" for i in range(10)]
         path = root / "real_faces" / f"{name}.parquet"
         pq.write_table(pa.table({"id": ids, **common, **columns}), path)
+    (root / "llava").mkdir()
+    (root / "llava" / "1.jpg").write_bytes(picture(1))
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A tree."}]
+    talk = json.dumps([{"id": "1", "image": "1.jpg", "conversations": turns}])
+    (root / "llava" / "llava_v1_5_mix665k.json").write_text(talk)
     for number in range(40):
         path = root / "faces" / ("happy", "sad")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

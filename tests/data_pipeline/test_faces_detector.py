@@ -87,12 +87,14 @@ def test_rendered_faces_are_found_each_in_its_tile(sheet):
 
 @installed
 def test_the_angle_of_a_turned_face_is_found(sheet):
-    tile = sheet.crop((0, 144, 144, 288))
-    turns = []
-    for degrees in (0, 25):
-        (face, *_) = find_faces(tile.rotate(degrees, Image.Resampling.BICUBIC), FacePolicy())
-        turns.append(turn_of(eyes_matrix(face.landmarks5, 224, 0.1)))
-    assert turns[1] - turns[0] == pytest.approx(25, abs=4)  # turned back, clockwise
+    found = []
+    for x in range(0, 1152, 144):
+        tile, turns = sheet.crop((x, 144, x + 144, 288)), []
+        for degrees in (0, 25):
+            (face, *_) = find_faces(tile.rotate(degrees, Image.Resampling.BICUBIC), FacePolicy())
+            turns.append(turn_of(eyes_matrix(face.landmarks5, 224, 0.1)))
+        found.append(turns[1] - turns[0])
+    assert np.median(found) == pytest.approx(25, abs=4)  # turned back, clockwise
 
 
 @installed

@@ -16,12 +16,17 @@ from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import load_expert
 from face_mllm.experts.exp_clip.config import INSTRUCTION, ExpClipConfig
-from face_mllm.experts.exp_clip.evaluate import Asked, evaluate
+from face_mllm.experts.exp_clip.evaluate import Asked, evaluate, load_fold
 from face_mllm.experts.exp_clip.faces import UnlabelledFaces, teacher_features
 from face_mllm.experts.exp_clip.head import WEIGHT
+from face_mllm.experts.exp_clip.prompts import CLASSES
 from face_mllm.experts.exp_clip.train import train_exp_clip
 from face_mllm.experts.pixels import EXP_CLIP_PAPER, exp_clip_rule
 from face_mllm.features import FrozenClip
+
+
+def quiet(*_):
+    """No progress."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -202,6 +207,17 @@ def test_clips_are_one_row_each(expert, tmp_path):
     assert {e["n"] for e in found["results"] if e["metric"] == "war"} == {6}
     with pytest.raises(UserError, match="tear clips"):
         evaluate(expert, [data], tmp_path / "no", Asked(clips=True, limit=3))
+
+
+def test_clips_built_with_16_frames_keep_them_all_under_the_paper_s_pixels(expert, tmp_path):
+    data = write_faces(tmp_path / "clips", train=1, test=4, frames=16)
+    fold = load_fold(
+        load_expert(expert, paper_preprocess=True), data, "p", CLASSES[:7], Asked(clips=True), quiet
+    )
+    assert fold.features.shape[:2] == (4, 16)
+    first = Asked(clips=True, short_clips="first")
+    with pytest.raises(UserError, match="short ones cannot be told"):
+        evaluate(expert, [data], tmp_path / "no", first)
 
 
 def test_a_released_checkpoint_needs_its_clip_and_fits_it(place, tmp_path):

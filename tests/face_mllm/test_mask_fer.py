@@ -15,7 +15,8 @@ from data_pipeline.records import load_split
 from eval.results import Estimate
 from face_mllm.cli import main
 from face_mllm.errors import UserError
-from face_mllm.experts.mask_fer import MaskFerExpert, preflight
+from face_mllm.experts import preflight
+from face_mllm.experts.mask_fer import MaskFerExpert
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.evaluate import Measured, class_map, cross_dataset, evaluate
 from face_mllm.experts.mask_fer.faces import load_training
@@ -132,7 +133,7 @@ def test_another_clip_is_refused(train, place, image_processor):
     (folder / "mask_fer.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="not the CLIP this expert was trained on"):
         MaskFerExpert.from_pretrained(folder)
-    with pytest.raises(UserError, match=r"its joint space is 24 wide, clip.width says 512"):
+    with pytest.raises(UserError, match=r"its features are 24 wide, clip.width says 512"):
         train("wrong", clip={"width": 512})
 
 

@@ -23,6 +23,7 @@ class TeacherConfig(Strict):
         description="BLIP-2 with a T5 encoder; an artifact of `train`; captions only"
     )
     model: str = Field(description="hub id, folder or embedded:NAME; for artifact its folder")
+    width: int = Field(0, ge=0, description="of its feature, checked; 0 reads it")
     instruction: str = Field(INSTRUCTION, min_length=1)
     pool: Literal["auto", "all", "instruction"] = Field(
         "auto", description="positions the mean is over; auto: all of an encoder, else instruction"
@@ -42,6 +43,7 @@ class ExpClipConfig(Strict):
     out: Path = Field(description="expert folder to write")
     features: Path | None = Field(None, description="feature store; the user's cache if not given")
     clip: str = Field(description="hub id, folder or embedded:NAME of the frozen CLIP")
+    clip_width: int = Field(0, ge=0, description="of its joint space, checked; 0 reads it")
     teacher: TeacherConfig
     paper_preprocess: bool = Field(
         False, description="resize only, no mean and std, as the released heads were trained"

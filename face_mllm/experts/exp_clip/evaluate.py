@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ from face_mllm.experts.exp_clip.zero_shot import (
 from face_mllm.progress import Progress
 
 FRAMES = 16
+ShortClips = Literal["all", "first"]
 MEAN_OF_FOLDS = "mean of {count} folds"
 Figures = dict[Key, Estimate]
 
@@ -53,6 +54,8 @@ class Asked:
         prompt_types: of the five.
         ensemble: mean of logits, or of embeddings.
         clips: the faces of one subject are the frames of one clip.
+        short_clips: what stands for a clip of at most 16 frames, ``all`` of them or the ``first``,
+            as the released code has it; that one needs a dataset built with every frame.
         limit: at most so many faces, drawn by hash of id; 0 for all.
         seed: of draw, bootstrap and the up-sampled control.
     """
@@ -62,6 +65,7 @@ class Asked:
     prompt_types: tuple[int, ...] = PROMPT_TYPES
     ensemble: Ensemble = "logits"
     clips: bool = False
+    short_clips: ShortClips = "all"
     limit: int = 0
     seed: int = 0
 
@@ -173,7 +177,7 @@ def load_fold(
 ) -> Fold:
     """Rows and features of one dataset."""
     faces = Faces(root, asked.split, asked.limit or None, asked.seed)
-    units = list(_units(faces, asked.clips, expert.info["paper_preprocess"]))
+    units = list(_units(faces, asked))
     kept = [unit for unit in units if unit[0].labels.get("expression") in classes]
     if not kept:
         raise UserError(
@@ -188,17 +192,23 @@ def load_fold(
     return Fold(rows, _padded(stacks, asked.clips), len(units) - len(kept))
 
 
-def _units(faces: Faces, clips: bool, paper: bool) -> Iterator[tuple[FaceRecord, list[int]]]:
+def _units(faces: Faces, asked: Asked) -> Iterator[tuple[FaceRecord, list[int]]]:
     """Each face, or each clip, with the places of its pictures."""
-    if not clips:
+    if not asked.clips:
         yield from ((record, [place]) for place, record in enumerate(faces.labels()))
         return
     found: dict[tuple[str, str], list[tuple[FaceRecord, int]]] = {}
     for place, record in enumerate(faces.labels()):  # ordered by id
         found.setdefault((record.source, record.subject), []).append((record, place))
+    first = asked.short_clips == "first"
+    if first and all(len(frames) <= FRAMES for frames in found.values()):
+        raise UserError(
+            f"no clip has more than {FRAMES} frames, so short ones cannot be told",
+            "build the frame lists with every frame, or use --short-clips all",
+        )
     for frames in found.values():
         frames.sort(key=lambda frame: _frame_order(frame[0].id))
-        chosen = sample_frames(len(frames), FRAMES, repeat_first=paper)
+        chosen = sample_frames(len(frames), FRAMES, repeat_first=first)
         yield frames[0][0], [frames[at][1] for at in chosen]
 
 

@@ -247,5 +247,5 @@ def _is_causal(folder: Path) -> bool:
 
 
 def _identity(config: TeacherConfig, folder: Path, hardware: Hardware) -> dict[str, Any]:
-    settings = config.model_dump(exclude={"model", "batch_size", "max_tokens"})
+    settings = config.model_dump(exclude={"model", "width", "batch_size", "max_tokens"})
     return settings | {"dtype": hardware.dtype, "weights": folder_fingerprint(folder)}

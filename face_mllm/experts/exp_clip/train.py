@@ -29,6 +29,7 @@ from face_mllm.experts.exp_clip.fit import check_batch, fit
 from face_mllm.experts.exp_clip.loss import world
 from face_mllm.experts.exp_clip.teachers import load_teacher
 from face_mllm.experts.pixels import exp_clip_rule
+from face_mllm.experts.preflight import checked_width
 from face_mllm.features import FrozenClip
 from face_mllm.hardware import for_precision, release_memory
 from face_mllm.progress import Progress, terminal_progress
@@ -74,9 +75,11 @@ def features(
         distributed.barrier()
     hardware = for_precision(config.precision)
     clip = FrozenClip(config.clip, exp_clip_rule(config.paper_preprocess), device=hardware.device)
+    checked_width(config.clip, clip.width, config.clip_width, "clip_width")
     student = student_features(clip, faces, config.features, progress)
     teacher = load_teacher(config.teacher, hardware, config.paper_preprocess)
     target = teacher_features(teacher, faces, config.features, progress)
+    checked_width(config.teacher.model, target.shape[1], config.teacher.width, "teacher.width")
     del teacher
     release_memory()
     if processes > 1 and rank == 0:

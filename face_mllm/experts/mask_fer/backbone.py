@@ -14,10 +14,9 @@ from transformers import ResNetConfig, ResNetModel
 
 from face_mllm.errors import UserError
 from face_mllm.experts.mask_fer.config import MaskSettings
+from face_mllm.experts.preflight import WEIGHT_FILES
 from face_mllm.model.vision import load_vision_tower
 from face_mllm.references import resolve
-
-WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 
 # torchvision's names of a ResNet's weights -> Hugging Face's
 _RENAMES = (

@@ -16,7 +16,6 @@ from transformers import ResNetConfig
 
 from face_mllm.errors import UserError
 from face_mllm.experts.mask_fer.backbone import (
-    WEIGHT_FILES,
     PatchHeadMask,
     ResNetMask,
     load_start,
@@ -26,6 +25,7 @@ from face_mllm.experts.mask_fer.config import MaskFerConfig, MaskSettings
 from face_mllm.experts.mask_fer.inputs import Inputs, MaskEye, Read
 from face_mllm.experts.mask_fer.model import LogitsFrom, MaskFer
 from face_mllm.experts.pixels import mask_fer_rule
+from face_mllm.experts.preflight import WEIGHT_FILES, checked_width
 from face_mllm.features import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -86,12 +86,7 @@ class MaskFerExpert:
         """
         dtype = getattr(torch, config.clip.dtype)
         clip = FrozenClip(config.clip.model, mask_fer_rule(config.paper_preprocess), dtype, device)
-        if config.clip.width not in (0, clip.width):
-            raise UserError(
-                f"{config.clip.model}: its joint space is {clip.width} wide, "
-                f"clip.width says {config.clip.width}",
-                "correct clip.width, or set it to 0",
-            )
+        checked_width(config.clip.model, clip.width, config.clip.width, "clip.width")
         shape = shape_of(config, clip.width, clip.size, clip.fingerprint)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

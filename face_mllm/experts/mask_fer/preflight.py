@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
-from huggingface_hub import try_to_load_from_cache
 
-from face_mllm.experts.mask_fer.backbone import WEIGHT_FILES
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert, build_model, shape_of
 from face_mllm.experts.mask_fer.faces import load_training
 from face_mllm.experts.mask_fer.model import MaskFer
-
-Say = Callable[[str], None]
+from face_mllm.experts.preflight import Say, here
 
 
 def preflight(config: MaskFerConfig, passed: Say, skipped: Say) -> None:
@@ -42,16 +36,6 @@ def preflight(config: MaskFerConfig, passed: Say, skipped: Say) -> None:
         return
     train, val = load_training(config.data, config.classes, config.remap, config.val_share)
     passed(f"data: {len(train):,} training and {len(val):,} validation faces of these classes")
-
-
-def here(reference: str) -> bool:
-    """Whether a model reference can be read without a network."""
-    if reference.startswith("embedded:") or Path(reference).expanduser().exists():
-        return True
-    if reference.endswith(WEIGHT_FILES) or reference.count("/") != 1:
-        return reference.startswith((".", "/", "~"))  # a path: loading says what is wrong
-    repo, _, revision = reference.partition("@")
-    return isinstance(try_to_load_from_cache(repo, "config.json", revision=revision or None), str)
 
 
 def _outline(config: MaskFerConfig) -> MaskFer:

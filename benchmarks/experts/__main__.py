@@ -1,0 +1,102 @@
+"""What each expert adds, under a shift of domain: ``python benchmarks/experts VERB``.
+
+    python benchmarks/experts data --out faces            # synthetic: source, target, occluded
+    python benchmarks/experts photographs mux.parquet --out faces_real
+    python benchmarks/experts run --root faces --teacher runs/demo/stage3_face
+    python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
+    python benchmarks/experts table --root faces --rival linear_probe
+
+``run`` fits every system on the source alone, chooses on its val split, answers all test sets and
+keeps the answers; what is there is not made again. ``add`` takes the answers of ``face-mllm eval``
+on one of the sets, so a multimodal model with or without an expert stands in the same table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import time
+from pathlib import Path
+
+import pandas as pd
+from domains import photographs, synthetic
+from systems import Bench, systems
+from table import from_eval, json_lines, markdown, rows_of, write_answers
+
+from face_mllm.embedded.cache import cache_dir
+from face_mllm.progress import quiet_libraries
+
+
+def run(arguments: argparse.Namespace) -> None:
+    quiet_libraries()
+    given = dict(pair.split("=", 1) for pair in arguments.set or ())
+    settings = {key: float(v) if "rate" in key else v for key, v in given.items()}
+    settings = {k: int(v) if k in ("epochs", "head_epochs") else v for k, v in settings.items()}
+    if arguments.teacher:
+        settings["teacher"] = arguments.teacher
+    bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", settings)
+    for name, (answer, seeded) in systems(bench).items():
+        if not any(fnmatch.fnmatch(name, wanted) for wanted in arguments.systems.split(",")):
+            continue
+        for seed in range(arguments.seeds if seeded else 1):
+            if (arguments.root / "predictions" / name / str(seed)).exists():
+                continue
+            started = time.process_time()
+            for test, logs in answer(bench, seed).items():
+                write_answers(arguments.root, name, seed, test, _table(bench, test, logs))
+            print(f"{name}, seed {seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
+
+
+def _table(bench: Bench, test: str, logs) -> pd.DataFrame:
+    faces = bench.sets[test]
+    ids = faces.column("id")
+    who = [subject or name for subject, name in zip(faces.column("subject"), ids, strict=True)]
+    columns = {"id": ids, "subject": who, "truth": faces.targets.tolist()}
+    return pd.DataFrame({**columns, "log_likelihoods": list(logs.double().numpy())})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    data = verbs.add_parser("data")
+    data.add_argument("--out", type=Path, required=True)
+    data.add_argument("--size", type=int, default=144)
+    data.add_argument("--train", type=int, default=1400)
+    data.add_argument("--test", type=int, default=700)
+    real = verbs.add_parser("photographs")
+    real.add_argument("table", type=Path)
+    real.add_argument("--out", type=Path, required=True)
+    fitted = verbs.add_parser("run")
+    fitted.add_argument("--clip", default="embedded:face-clip")
+    fitted.add_argument("--teacher", help="artifact folder or BLIP-2, for Exp-CLIP")
+    fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
+    fitted.add_argument("--seeds", type=int, default=3)
+    fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... head_epochs=5")
+    added = verbs.add_parser("add")
+    added.add_argument("predictions", type=Path)
+    added.add_argument("--system", required=True)
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--set", required=True, dest="test")
+    shown = verbs.add_parser("table")
+    shown.add_argument("--rival", default="linear_probe")
+    shown.add_argument("--json", action="store_true")
+    for verb in (fitted, added, shown):
+        verb.add_argument("--root", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.verb == "data":
+        synthetic(arguments.out, arguments.size, arguments.train, arguments.test)
+    elif arguments.verb == "photographs":
+        photographs(arguments.table, arguments.out)
+    elif arguments.verb == "run":
+        run(arguments)
+    elif arguments.verb == "add":
+        answers = from_eval(arguments.predictions)
+        write_answers(arguments.root, arguments.system, arguments.seed, arguments.test, answers)
+    else:
+        rows = rows_of(arguments.root)
+        made = json_lines(rows, arguments.rival) if arguments.json else None
+        print("\n".join(made) if made is not None else markdown(rows, arguments.rival))
+
+
+if __name__ == "__main__":
+    main()

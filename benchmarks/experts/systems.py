@@ -1,0 +1,261 @@
+"""What stands in the table: each system is fitted on the source's train split, its settings
+chosen on the source's val split, and answers every test set with class log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from domains import CLASSES
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.nn import functional
+
+from face_mllm.configio import load_yaml_model
+from face_mllm.experts.exp_clip.config import ExpClipConfig, TeacherConfig
+from face_mllm.experts.exp_clip.faces import UnlabelledFaces, teacher_features
+from face_mllm.experts.exp_clip.fit import fit
+from face_mllm.experts.exp_clip.head import ExpClipHead
+from face_mllm.experts.exp_clip.teachers import load_teacher
+from face_mllm.experts.exp_clip.zero_shot import prompt_features, zero_shot
+from face_mllm.experts.mask_fer.config import MaskFerConfig
+from face_mllm.experts.mask_fer.expert import MaskFerExpert
+from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
+from face_mllm.experts.mask_fer.inputs import Inputs
+from face_mllm.experts.mask_fer.train import train_mask_fer
+from face_mllm.features import FrozenClip
+from face_mllm.hardware import best_device, for_precision
+
+Answers = dict[str, torch.Tensor]  # test set -> log-probabilities [N, classes]
+PROBE_C = (0.001, 0.01, 0.1, 1.0, 10.0)
+PROMPTS = (1, 2, 3, 4, 5)
+
+
+@dataclass
+class Bench:
+    """The faces and the frozen CLIP that all systems share.
+
+    Args:
+        root: folder of the domains.
+        clip_name: reference of the frozen CLIP.
+        cache: of features.
+        settings: what single systems need (``teacher``, ``epochs``, ...).
+    """
+
+    root: Path
+    clip_name: str
+    cache: Path
+    settings: dict[str, Any]
+
+    @cached_property
+    def clip(self) -> FrozenClip:
+        return FrozenClip(self.clip_name, device=best_device())
+
+    @cached_property
+    def sets(self) -> dict[str, ExpressionFaces]:
+        """Train and val of the source, then every test set by its folder's name."""
+        found = {
+            split: load_expressions(self.root / "source", split, CLASSES, {})
+            for split in ("train", "val")
+        }
+        folders = sorted(p.parent for p in self.root.glob("*/manifest.json"))
+        return found | {p.name: load_expressions(p, "test", CLASSES, {}) for p in folders}
+
+    @cached_property
+    def tests(self) -> list[str]:
+        return [name for name in self.sets if name not in ("train", "val")]
+
+    def features(self, name: str) -> torch.Tensor:
+        """F of a set, [N, D] in fp32, not normalised."""
+        return self.clip.features(self.sets[name], root=self.cache).float()
+
+
+def systems(bench: Bench) -> dict[str, tuple[Callable[..., Answers], bool]]:
+    """Name -> (answers of a seed, whether the seed changes anything)."""
+    found: dict[str, tuple[Callable[..., Answers], bool]] = {
+        "majority": (majority, False),
+        "linear_probe": (linear_probe, False),
+        "mlp_head": (mlp_head, True),
+    }
+    for kind in PROMPTS:
+        found[f"clip/prompt{kind}"] = (_zero_shot(kind, None), False)
+        found[f"clip_upsampled/prompt{kind}"] = (_zero_shot(kind, untrained), True)
+        if bench.settings.get("teacher"):
+            found[f"exp_clip/prompt{kind}"] = (_zero_shot(kind, exp_clip_head), True)
+    for name, changes in MASK_FER.items():
+        found[f"mask_fer/{name}"] = (_mask_fer(changes), True)
+    return found
+
+
+def majority(bench: Bench, seed: int) -> Answers:
+    counts = bench.sets["train"].targets.bincount(minlength=len(CLASSES)).double()
+    logs = (counts + 1).log().log_softmax(0)
+    return {name: logs.expand(len(bench.sets[name]), -1) for name in ["val", *bench.tests]}
+
+
+def linear_probe(bench: Bench, seed: int) -> Answers:
+    """Logistic regression on F, standardised; its strength by UAR on val."""
+    given, truth = bench.features("train").numpy(), bench.sets["train"].targets.numpy()
+    val, answers = bench.features("val").numpy(), bench.sets["val"].targets.numpy()
+    fitted = []
+    for strength in PROBE_C:
+        regression = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced")
+        probe = make_pipeline(StandardScaler(), regression).fit(given, truth)
+        fitted.append((mean_recall(probe.predict(val), answers), probe))
+    best = max(fitted, key=lambda pair: pair[0])[1]
+    found = {}
+    for name in ["val", *bench.tests]:
+        logs = np.full((len(bench.sets[name]), len(CLASSES)), -50.0)
+        logs[:, best.classes_] = best.predict_log_proba(bench.features(name).numpy())
+        found[name] = torch.from_numpy(logs)
+    return found
+
+
+def mlp_head(bench: Bench, seed: int, epochs: int = 60) -> Answers:
+    """A fine-tuned head of one hidden layer on F: Adam, the epoch by UAR on val."""
+    given, truth = bench.features("train"), bench.sets["train"].targets
+    val, answers = bench.features("val"), bench.sets["val"].targets.numpy()
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    width = given.shape[1]
+    head = nn.Sequential(
+        nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(0.1),
+        nn.Linear(width, len(CLASSES)),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(head.parameters(), 1e-3, weight_decay=1e-4)
+    best = (-1.0, head.state_dict())
+    for _ in range(epochs):
+        head.train()
+        for rows in torch.randperm(len(given), generator=generator).split(32):
+            loss = functional.cross_entropy(head(given[rows]), truth[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        head.eval()
+        with torch.no_grad():
+            score = mean_recall(head(val).argmax(-1).numpy(), answers)
+        if score > best[0]:
+            best = (score, {k: v.clone() for k, v in head.state_dict().items()})
+    head.load_state_dict(best[1])
+    with torch.no_grad():
+        return {n: head(bench.features(n)).log_softmax(-1) for n in ["val", *bench.tests]}
+
+
+def mean_recall(guess: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([(guess[truth == k] == k).mean() for k in np.unique(truth)]))
+
+
+def _zero_shot(kind: int, make: Callable[[Bench, int], ExpClipHead] | None) -> Any:
+    def answers(bench: Bench, seed: int) -> Answers:
+        head = make(bench, seed) if make else nn.Identity()
+        texts = prompt_features(bench.clip, CLASSES, kind)
+        scale = bench.clip.logit_scale
+        return {
+            name: zero_shot(head, bench.features(name), texts, scale).log_softmax(-1)
+            for name in ["val", *bench.tests]
+        }
+
+    return answers
+
+
+_HEADS: dict[int, ExpClipHead] = {}
+_TARGETS: list[torch.Tensor] = []
+
+
+def untrained(bench: Bench, seed: int) -> ExpClipHead:
+    return ExpClipHead(bench.clip.width, teacher_target(bench).shape[1], seed)
+
+
+def exp_clip_head(bench: Bench, seed: int) -> ExpClipHead:
+    """The head of a seed, trained once for all prompt types on faces without labels."""
+    if seed not in _HEADS:
+        config = exp_clip_config(bench, seed)
+        given = bench.features("train")
+        _HEADS[seed] = fit(given, teacher_target(bench), bench.clip.logit_scale, config).head
+    return _HEADS[seed]
+
+
+def teacher_target(bench: Bench) -> torch.Tensor:
+    if not bench.settings.get("teacher"):  # a width for the control
+        return torch.empty(0, 4 * bench.clip.width)
+    if not _TARGETS:
+        teacher = load_teacher(exp_clip_config(bench, 0).teacher, for_precision("auto"))
+        faces = _Unlabelled(bench.sets["train"])
+        _TARGETS.append(teacher_features(teacher, faces, bench.cache, _quiet))
+    return _TARGETS[0]
+
+
+class _Unlabelled(UnlabelledFaces):
+    """Faces of a set as Exp-CLIP reads them."""
+
+    def __init__(self, faces: ExpressionFaces) -> None:
+        self.faces, self.count = faces, len(faces)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.faces)
+
+
+def exp_clip_config(bench: Bench, seed: int) -> ExpClipConfig:
+    train = len(bench.sets["train"])
+    kind = "artifact" if Path(bench.settings["teacher"]).is_dir() else "blip2"
+    return ExpClipConfig(
+        data=(bench.root,),
+        out=bench.root,
+        clip=bench.clip_name,
+        teacher=TeacherConfig(kind=kind, model=str(bench.settings["teacher"])),
+        seed=seed,
+        epochs=bench.settings.get("head_epochs", 5),
+        batch_size=min(512, train),
+        learning_rate=bench.settings.get("head_rate", 1e-3),
+    )
+
+
+# mask-FER and what it is made of; the paper's ablation takes the extra losses away
+MASK_FER: dict[str, list[str]] = {
+    "none": ["mask.kind=none", "mask.weights=null", "loss.separation=0", "loss.diversity=0"],
+    "patch_head": ["mask.kind=patch_head", "mask.weights=null"],
+    "resnet": [],
+    "resnet-mask-only": ["loss.separation=0", "loss.diversity=0"],
+    "resnet-no-diversity": ["loss.diversity=0"],
+}
+
+
+def _mask_fer(changes: list[str]) -> Any:
+    def answers(bench: Bench, seed: int) -> Answers:
+        with TemporaryDirectory() as folder:
+            config = mask_fer_config(bench, seed, Path(folder) / "expert", changes)
+            expert = MaskFerExpert.from_pretrained(train_mask_fer(config, _quiet, bench.cache))
+            found = {}
+            for name in ["val", *bench.tests]:
+                faces = bench.sets[name]
+                inputs = Inputs(faces, expert.clip, expert.eye, cache=bench.cache)
+                inputs.compute(False)
+                found[name] = expert.answer_all(inputs, len(faces))
+            return found
+
+    return answers
+
+
+def mask_fer_config(bench: Bench, seed: int, out: Path, changes: list[str]) -> MaskFerConfig:
+    """The embedded recipe on this CLIP: frozen features cached, the mask from its own tower."""
+    settings = [
+        f"data={bench.root / 'source'}", f"out={out}", f"seed={seed}", "save_steps=0",
+        f"classes=[{', '.join(CLASSES)}]", f"clip.model={bench.clip_name}",
+    ]  # fmt: skip
+    if "mask_weights" in bench.settings:
+        settings.append(f"mask.weights={bench.settings['mask_weights']}")
+    if "epochs" in bench.settings:
+        settings.append(f"epochs={bench.settings['epochs']}")
+    return load_yaml_model("embedded/mask_fer", MaskFerConfig, [*settings, *changes])
+
+
+def _quiet(_done: int, _total: int, _text: str) -> None:
+    """No bar: the command prints a line a system."""

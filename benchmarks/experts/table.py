@@ -1,0 +1,163 @@
+"""Predictions to the table: UAR, WAR and recalls on every set, seeds averaged on equal resamples.
+
+A system's answers are ``predictions/<system>/<seed>/<set>.parquet``: id, subject, truth and
+log-probabilities in the order of the classes. Any other program may add rows of that form, so a
+model of another kind is measured on the same faces with the same resamples.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from domains import CLASSES
+
+from eval import metrics
+from face_mllm.errors import UserError
+
+RESAMPLING = 0  # one seed: every system sees the same resampled people
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system on a set; draws are means over seeds of one resample.
+
+    Args:
+        by_seed: UAR of each seed.
+    """
+
+    system: str
+    test: str
+    n: int
+    uar: float
+    war: float
+    recalls: list[float]
+    uar_draws: np.ndarray
+    war_draws: np.ndarray
+    by_seed: list[float]
+
+
+def write_answers(root: Path, system: str, seed: int, test: str, table: pd.DataFrame) -> Path:
+    """Keep one system's answers on one set."""
+    path = root / "predictions" / system / str(seed) / f"{test}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    table.to_parquet(partial, index=False)
+    partial.replace(path)
+    return path
+
+
+def from_eval(path: Path) -> pd.DataFrame:
+    """Answers of ``face-mllm eval`` (its predictions.parquet) in the shape of this table."""
+    rows = pd.read_parquet(path)
+    rows = rows[(rows["task"] == "expression") & (rows["kind"] == "classes")]
+    scorers = rows["scorer"].unique() if "scorer" in rows else []
+    if len(scorers) > 1:
+        rows = rows[rows["scorer"] == scorers[0]]
+    logs = [
+        np.array([dict(zip(choices, values, strict=True)).get(name, -np.inf) for name in CLASSES])
+        for choices, values in zip(rows["choices"], rows["log_likelihoods"], strict=True)
+    ]
+    truth = [
+        CLASSES.index(choices[int(place)])
+        for choices, place in zip(rows["choices"], rows["truth"], strict=True)
+    ]
+    return pd.DataFrame(
+        {"id": rows["id"], "subject": rows["subject"], "truth": truth, "log_likelihoods": logs}
+    )
+
+
+def rows_of(root: Path) -> list[Row]:
+    """Every system on every set, best UAR first within a set.
+
+    Raises:
+        UserError: two systems that did not answer the same faces.
+    """
+    found: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for path in sorted((root / "predictions").rglob("*.parquet")):
+        system = str(path.parent.parent.relative_to(root / "predictions"))
+        table = pd.read_parquet(path).sort_values("id", ignore_index=True)
+        found.setdefault((path.stem, system), []).append(table)
+    first: dict[str, pd.Series] = {}
+    for (test, system), tables in found.items():
+        for table in tables:
+            if not first.setdefault(test, table["id"]).equals(table["id"]):
+                raise UserError(f"{system} answered other faces of {test}", "run it again")
+    rows = [_row(system, test, tables) for (test, system), tables in found.items()]
+    return sorted(rows, key=lambda row: (row.test, -row.uar))
+
+
+def _row(system: str, test: str, tables: list[pd.DataFrame]) -> Row:
+    counts = [_counts(table) for table in tables]
+    sums = [each.sum(0) for each in counts]
+    draws = [metrics.resample(each, RESAMPLING) for each in counts]
+    return Row(
+        system, test, len(tables[0]),
+        float(np.mean([metrics.uar(each) for each in sums])),
+        float(np.mean([metrics.war(each) for each in sums])),
+        np.mean([metrics.recalls(each) for each in sums], axis=0).tolist(),
+        np.mean([metrics.uar(each) for each in draws], axis=0),
+        np.mean([metrics.war(each) for each in draws], axis=0),
+        [float(metrics.uar(each)) for each in sums],
+    )  # fmt: skip
+
+
+def _counts(table: pd.DataFrame) -> np.ndarray:
+    guess = np.stack(table["log_likelihoods"].to_numpy()).argmax(-1).astype(np.float64)
+    people, subject = np.unique(table["subject"].astype(str), return_inverse=True)
+    truth = table["truth"].to_numpy(np.float64)
+    return metrics.confusion_by_subject(truth, guess, len(CLASSES), subject, len(people))
+
+
+def markdown(rows: list[Row], rival: str) -> str:
+    """A table for each set; ``rival`` is what the gain in UAR is measured against."""
+    parts = []
+    for test in sorted({row.test for row in rows}):
+        here = [row for row in rows if row.test == test]
+        against = next((row for row in here if row.system == rival), None)
+        counts = f"n = {here[0].n}"
+        parts.append(
+            f"### {test} ({counts})\n\n| system | seeds | UAR | WAR | gain in UAR over {rival} | "
+            f"{' | '.join(CLASSES)} |\n|---|---:|---|---|---|{'---:|' * len(CLASSES)}\n"
+            + "".join(_line(row, against) for row in here)
+        )
+    return "\n".join(parts)
+
+
+def _line(row: Row, against: Row | None) -> str:
+    spread = f", {100 * min(row.by_seed):.1f}-{100 * max(row.by_seed):.1f} by seed"
+    gain = "-" if against is None or against is row else _figure(*gain_over(row, against), "+")
+    recalls = " | ".join("-" if np.isnan(r) else f"{100 * r:.0f}" for r in row.recalls)
+    return (
+        f"| {row.system} | {len(row.by_seed)} | {_figure(row.uar, row.uar_draws)}"
+        f"{spread if len(row.by_seed) > 1 else ''} | {_figure(row.war, row.war_draws)} | "
+        f"{gain} | {recalls} |\n"
+    )
+
+
+def gain_over(row: Row, against: Row) -> tuple[float, np.ndarray]:
+    """Gain in UAR and its resamples: the same people in both."""
+    return row.uar - against.uar, row.uar_draws - against.uar_draws
+
+
+def _figure(value: float, draws: np.ndarray, sign: str = "") -> str:
+    low, high = metrics.interval(draws)
+    return f"{100 * value:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+
+
+def json_lines(rows: list[Row], rival: str) -> list[str]:
+    """A line a system and set, as every bench prints them."""
+    lines = []
+    for row in rows:
+        against = next((r for r in rows if (r.system, r.test) == (rival, row.test)), None)
+        if against is None or against is row:
+            continue
+        low, high = metrics.interval(gain_over(row, against)[1])
+        line = {"bench": "experts", "case": f"{row.test}/{row.system}", "ours": round(row.uar, 4)}
+        line |= {"rival": round(against.uar, 4), "rival_name": rival, "unit": "uar"}
+        line |= {"ratio": round(row.uar / against.uar, 4) if against.uar else None, "n": row.n}
+        lines.append(json.dumps(line | {"gain_ci95": [round(low, 4), round(high, 4)]}))
+    return lines
