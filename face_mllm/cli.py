@@ -21,7 +21,7 @@ from face_mllm.progress import quiet_libraries, terminal_progress
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
 INTERRUPTED = 130
 # modules that come with an extra of the package
-EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate"}
+EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate", "bitsandbytes": "quant"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
@@ -112,6 +112,22 @@ def train(
     with terminal_progress("training") as progress:
         folder = run(config, overrides or [], progress)
     typer.echo(folder)
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapters into weights.")] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32 or bf16, of the LLM.")] = "fp32",
+) -> None:
+    """Write an artifact without adapters that answers as the one given; proven on a probe."""
+    if not merge:
+        raise UserError("export knows one form so far", "add --merge")
+    quiet_libraries()
+    from face_mllm.export import export_merged
+
+    typer.echo(export_merged(model, out, dtype))
 
 
 @app.command(name="eval")

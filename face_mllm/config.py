@@ -14,11 +14,40 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ALL_LINEAR = "all-linear"  # PEFT's word
+
+
+class LoraSettings(_Strict):
+    """Low-rank adapters on one part (LoRA, Hu et al. 2021), by PEFT."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    dora: bool = Field(False, description="weight-decomposed LoRA (DoRA, Liu et al. 2024)")
+    rslora: bool = Field(
+        False, description="scale by alpha / sqrt(r) instead of alpha / r (rsLoRA, 2023)"
+    )
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="layers inside the part, by last name; all-linear takes every one",
+    )
+
+
+class VisionLoraSettings(LoraSettings):
+    """Low-rank adapters on the vision tower: towers name their layers each in its own way."""
+
+    targets: tuple[str, ...] = Field(
+        (ALL_LINEAR,), description="linear layers and convolutions, by last name"
+    )
+
+
 class VisionConfig(_Strict):
     """The vision tower: which one, which of its states, trained or not."""
 
     model: str | None = Field(None, description="hub id, folder or embedded:NAME; None inherits")
     train: Training = Field("frozen", description="frozen in every relative of Face-MLLM")
+    lora: VisionLoraSettings = VisionLoraSettings()
+    learning_rate: float | None = Field(None, ge=0, description="None takes the stage's")
     layer: int = Field(-1, description="hidden state fed to the projector; LLaVA-1.5 takes -2")
     select: Literal["full", "patch"] = Field("full", description="patch drops a class token")
 
@@ -34,24 +63,16 @@ class ProjectorConfig(_Strict):
     )
 
 
-class LoraSettings(_Strict):
-    """LoRA on the LLM (Hu et al. 2021), by PEFT."""
-
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="linear layers inside the LLM, by last name",
-    )
-
-
 class LLMConfig(_Strict):
     """The causal LLM."""
 
     model: str | None = Field(None, description="hub id, folder or embedded:NAME; None inherits")
     train: Training = "frozen"
     lora: LoraSettings = LoraSettings()
+    learning_rate: float | None = Field(None, ge=0, description="None takes the stage's")
+    quant: Literal["none", "nf4"] | None = Field(
+        None, description="nf4 keeps the frozen weights in 4 bits (QLoRA, 2023); None inherits"
+    )
 
 
 class StageConfig(_Strict):
@@ -79,13 +100,18 @@ class StageConfig(_Strict):
     max_steps: int = Field(-1, description="optimiser steps; -1 lets epochs decide")
     faces_per_device: int = Field(4, ge=1, description="tree rows in one forward pass")
     accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(2e-4, ge=0, description="0 freezes what has no rate of its own")
+    optimizer: Literal["auto", "fused", "foreach", "single"] = Field(
+        "auto", description="how AdamW's update runs; auto takes the fastest the device has"
+    )
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     gradient_checkpointing: bool = False
+    liger: bool = Field(False, description="Liger kernels inside the LLM; CUDA, extra [liger]")
+    compile: bool = Field(False, description="torch.compile of the LLM's decoder")
     save_steps: int = Field(0, ge=0, description="checkpoint every so many steps; 0 for none")
     keep_checkpoints: int = Field(2, ge=1)
     resume: str = Field("auto", description="auto, never, or a checkpoint folder")
@@ -98,4 +124,24 @@ class StageConfig(_Strict):
     def _parts_are_known(self) -> StageConfig:
         if self.init_from is None and (self.vision.model is None or self.llm.model is None):
             raise ValueError("without init_from, vision.model and llm.model must be given")
+        if self.llm.quant == "nf4" and self.llm.train == "full":
+            raise ValueError("llm.quant: nf4 weights cannot be trained; set llm.train: lora")
+        if self.projector.lexical_steps and self.part_trainings()["projector"] == "frozen":
+            raise ValueError("projector.lexical_steps would change a frozen projector")
         return self
+
+    def part_rates(self) -> dict[str, float]:
+        """Part -> learning rate: its own, else the stage's."""
+        parts = {"vision": self.vision, "projector": self.projector, "llm": self.llm}
+        rates = {part: settings.learning_rate for part, settings in parts.items()}
+        return {part: self.learning_rate if rate is None else rate for part, rate in rates.items()}
+
+    def part_trainings(self) -> dict[str, Training]:
+        """Part -> frozen | full | lora; a learning rate of 0 means frozen."""
+        wanted: dict[str, Training] = {
+            "vision": self.vision.train,
+            "projector": self.projector.train,
+            "llm": self.llm.train,
+        }
+        rates = self.part_rates()
+        return {part: wanted[part] if rates[part] else "frozen" for part in wanted}

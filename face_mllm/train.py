@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +32,7 @@ from face_mllm.artifact import (
     save_artifact,
 )
 from face_mllm.compose import Bases, compose
-from face_mllm.config import StageConfig
+from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.hardware import Hardware, for_precision
@@ -40,7 +41,7 @@ from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
-from face_mllm.stages import PartRow, add_lora, apply_freeze, part_trainings
+from face_mllm.stages import ADAPTER_NAME, PartRow, add_lora, apply_freeze, check_same_lora
 from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
@@ -142,16 +143,39 @@ def assemble(
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)
         load_weights(model, artifact, config.init_from)
-    trainings = part_trainings(config)
-    if trainings["llm"] == "lora" and not artifact.lora:
-        matched = add_lora(model, config.llm.lora)
-        console.print(f"[dim]LoRA r={config.llm.lora.r} on {matched} linear layers of the LLM")
-        artifact.lora = True
-    if trainings["llm"] == "full" and artifact.lora:
-        raise UserError("llm.train: full after LoRA", "keep llm.train: lora in later stages")
+    trainings = config.part_trainings()
+    for part, settings in (("llm", config.llm.lora), ("vision", config.vision.lora)):
+        if trainings[part] == "lora":
+            ensure_lora(model, artifact, settings, part)
+        elif trainings[part] == "full" and part in artifact.adapters:
+            raise UserError(
+                f"{part}.train: full after LoRA", f"keep {part}.train: lora in later stages"
+            )
     full = [part for part in trainings if trainings[part] == "full"]
     artifact.trained = sorted({*artifact.trained, *full})
     return artifact, model, processor
+
+
+def ensure_lora(
+    model: FaceMLLMForConditionalGeneration, artifact: Artifact, settings: LoraSettings, part: str
+) -> None:
+    """Give a part its adapter, or go on with the one of the stage before; says which."""
+    if part in artifact.adapters:
+        inherited = model.peft_config[ADAPTER_NAME[part]]
+        check_same_lora(settings, inherited, part)
+        console.print(f"[dim]{adapter_words(inherited)} of the {part} part goes on")
+        return
+    matched = add_lora(model, settings, part)
+    artifact.adapters = sorted({*artifact.adapters, part})
+    layers = ", ".join(f"{name} x{count}" for name, count in sorted(matched.items()))
+    words = adapter_words(model.peft_config[ADAPTER_NAME[part]])
+    console.print(f"[dim]{words} on {matched.total()} layers of the {part} part: {layers}")
+
+
+def adapter_words(config: LoraConfig) -> str:
+    """An adapter in a few words, e.g. ``rsLoRA r=16 alpha=32``."""
+    name = "DoRA" if config.use_dora else "LoRA"
+    return f"{'rs' if config.use_rslora else ''}{name} r={config.r} alpha={config.lora_alpha}"
 
 
 def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
@@ -160,6 +184,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
         "vision": absolute(config.vision.model),
         "llm": absolute(config.llm.model),
         "system": config.system,
+        "llm_quant": config.llm.quant,
     }
     if previous is None:
         return Bases(
@@ -169,6 +194,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
             vision_select=config.vision.select,
             projector_hidden=config.projector.hidden,
             system=config.system or "",
+            llm_quant=config.llm.quant or "none",
         )
     changes: dict[str, Any] = {}
     for key, value in given.items():
@@ -237,9 +263,6 @@ def build_trainer(
         "dataloader_num_workers": config.workers,
         "deepspeed": str(config.deepspeed) if config.deepspeed else None,
     }
-    rates = {}
-    if config.projector.learning_rate is not None:
-        rates["projector"] = config.projector.learning_rate
     return TreeTrainer(
         model=model,
         args=training_arguments(settings, run),
@@ -247,7 +270,7 @@ def build_trainer(
         data_collator=RowCollator(processor.pad_id),
         callbacks=[MetricsLog(run / METRICS_FILE, progress)],
         artifact=artifact,
-        part_rates=rates,
+        part_rates=config.part_rates(),
     )
 
 
