@@ -271,6 +271,7 @@ def build_trainer(
         callbacks=[MetricsLog(run / METRICS_FILE, progress)],
         artifact=artifact,
         part_rates=config.part_rates(),
+        update=config.optimizer,
     )
 
 

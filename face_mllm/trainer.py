@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
+from face_mllm.optim import build_optimizer
 from face_mllm.progress import Progress
 
+console = Console(stderr=True)
 COMPLETE_FILE = "complete"
 METRICS_FILE = "metrics.jsonl"
 
@@ -29,15 +32,24 @@ class TreeTrainer(Trainer):
 
     Args:
         artifact: names the trained parts, for checkpoints.
-        part_rates: part -> learning rate where it differs from the stage's.
+        part_rates: part -> learning rate.
+        update: how AdamW runs, see :func:`face_mllm.optim.choose_update`.
     """
 
-    def __init__(self, *args: Any, artifact: Artifact, part_rates: dict[str, float], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        artifact: Artifact,
+        part_rates: dict[str, float],
+        update: str = "auto",
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it all
         self.optimizer: torch.optim.Optimizer | None = self.optimizer
         self.artifact = artifact
         self.part_rates = part_rates
+        self.update = update
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already
 
     def _get_train_sampler(self, *_: Any) -> Sampler:
@@ -72,19 +84,11 @@ class TreeTrainer(Trainer):
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
         """AdamW with one group per part."""
         if self.optimizer is None:
-            groups: dict[str, list[torch.nn.Parameter]] = {}
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault(name.split(".", 1)[0], []).append(parameter)
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": group, "lr": self.part_rates.get(module, self.args.learning_rate)}
-                    for module, group in groups.items()
-                ],
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                weight_decay=self.args.weight_decay,
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer, words = build_optimizer(
+                self.model, self.part_rates, self.args.weight_decay, betas, self.update
             )
+            console.print(f"[dim]{words}")
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
