@@ -208,7 +208,7 @@ def test_a_full_llm_with_tied_embeddings_survives_and_takes_an_adapter_later(
     tied = AutoConfig.from_pretrained(parts / "llm", tie_word_embeddings=True)
     AutoModelForCausalLM.from_config(tied).save_pretrained(parts / "llm")
     first = training.train(stage(parts, tiny_data, tmp_path / "a", llm={"train": "full"}))
-    model, processor, _ = load_artifact(first, torch.float32)
+    model, _, _ = load_artifact(first, torch.float32)
     head = model.get_output_embeddings().weight
     assert head.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     on = stage(parts, tiny_data, tmp_path / "b", False, init_from=first, **FORMS["lora"])
