@@ -86,15 +86,27 @@ def doctor(
 def validate(
     config: Annotated[str, typer.Argument(help="Stage YAML, or the name of a shipped one.")],
     overrides: Overrides = None,
+    launch: Annotated[
+        Path | None, typer.Option("--launch", help="accelerate YAML it is to be launched with.")
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option("--gpus", help="Numbers of GPUs to estimate for.")
+    ] = "1,8,64",
+    meta: Annotated[
+        bool, typer.Option("--meta", help="The config alone: no data, no weights needed.")
+    ] = False,
 ) -> None:
     """Check a config without training: keys, paths, tokenizer, one batch, memory and time."""
     from face_mllm.configio import find_config
 
     find_config(config)  # a misspelt path is said at once, before the heavy imports
+    counts = [int(word) for word in gpus.split(",") if word.strip().isdigit() and int(word)]
+    if not counts:
+        raise UserError(f"--gpus {gpus!r}", "give numbers, e.g. --gpus 1,8")
     quiet_libraries()
     from face_mllm.validate import validate as run
 
-    run(config, overrides or [])
+    run(config, overrides or [], launch=launch, gpus=counts, meta=meta)
 
 
 @app.command()

@@ -132,8 +132,11 @@ class StageConfig(_Strict):
 
     def part_rates(self) -> dict[str, float]:
         """Part -> learning rate: its own, else the stage's."""
-        parts = {"vision": self.vision, "projector": self.projector, "llm": self.llm}
-        rates = {part: settings.learning_rate for part, settings in parts.items()}
+        rates = {
+            "vision": self.vision.learning_rate,
+            "projector": self.projector.learning_rate,
+            "llm": self.llm.learning_rate,
+        }
         return {part: self.learning_rate if rate is None else rate for part, rate in rates.items()}
 
     def part_trainings(self) -> dict[str, Training]:

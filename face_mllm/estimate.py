@@ -234,12 +234,19 @@ def activation_bytes(
         layers = decoder.layers * n * decoder.hidden * load.stream_bytes + layer
     else:
         layers = decoder.layers * layer
-    first, second = model.projector[0], model.projector[2]
+    inner, narrow = projector_shape(model)
     pictures = load.rows * model.config.image_tokens
-    projector = pictures * s * (first.in_features + 2 * second.in_features)
+    projector = pictures * s * (narrow + 2 * inner)
     head = n * (4 * decoder.hidden + 4) + load.labels * decoder.vocabulary * 4
     tower = load.rows * tower_saved_bytes(model, tower_training) * s // 4
     return layers + projector + head + tower
+
+
+def projector_shape(model: FaceMLLMForConditionalGeneration) -> tuple[int, int]:
+    """(inner width, width of the tower's states)."""
+    first = model.get_submodule("projector.0")
+    assert isinstance(first, nn.Linear)
+    return first.out_features, first.in_features
 
 
 def tower_saved_bytes(model: FaceMLLMForConditionalGeneration, training: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from face_mllm.estimate import Decoder, Load, look, meta_tower
+from face_mllm.estimate import Decoder, Load, look, meta_tower, projector_shape
 from face_mllm.model import FaceMLLMForConditionalGeneration
 
 
@@ -50,8 +50,8 @@ class StepFormula:
         self.decoder = decoder
         self.trainings = dict(trainings)
         self.pictures = model.config.image_tokens
-        self.first = model.projector[0].weight.numel()
-        self.second = model.projector[2].weight.numel()
+        inner, width = projector_shape(model)
+        self.first, self.second = inner * width, inner * decoder.hidden
         self.look = picture_flops(model)
 
     def __call__(self, load: Load, pictures: int | None = None) -> StepFlops:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from typing import Any
 
@@ -21,8 +20,8 @@ def keep_exact(model: torch.nn.Module) -> None:
     without gradients, round their scales to bf16 and multiply in bf16 whatever was asked for.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if "support_avx512bf16_for_cpu" in vars(module):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def nf4_loading(compute_dtype: torch.dtype) -> dict[str, Any]:
@@ -38,8 +37,6 @@ def nf4_loading(compute_dtype: torch.dtype) -> dict[str, Any]:
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("llm.quant: nf4 needs bitsandbytes", "run `pip install 'face-mllm[quant]'`")
-    # on import it looks for a faster kernel on the hub and complains when there is none
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     device = choose_hardware().device
     if device == "mps":
         raise UserError("llm.quant: nf4 does not run on Apple GPUs", "set FACE_MLLM_DEVICE=cpu")

@@ -127,6 +127,12 @@ def add_lora(
     return last_names
 
 
+def matched_words(matched: Counter[str]) -> str:
+    """Which layers got an adapter, e.g. ``4 layers: k_proj x2, q_proj x2``."""
+    names = ", ".join(f"{name} x{count}" for name, count in sorted(matched.items()))
+    return f"{matched.total()} layers: {names}"
+
+
 def attach_adapter(
     model: FaceMLLMForConditionalGeneration, config: LoraConfig, part: str = "llm"
 ) -> None:

@@ -39,9 +39,17 @@ from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.options import check_options, switch_on
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
-from face_mllm.stages import ADAPTER_NAME, PartRow, add_lora, apply_freeze, check_same_lora
+from face_mllm.stages import (
+    ADAPTER_NAME,
+    PartRow,
+    add_lora,
+    apply_freeze,
+    check_same_lora,
+    matched_words,
+)
 from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
@@ -95,9 +103,12 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     set_seed(config.seed)
     hardware = for_precision(config.precision)
     console.print(f"[dim]{hardware.describe()}")
+    check_options(config, hardware.device)
     artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
+    for words in switch_on(config, model.language_model):
+        console.print(f"[dim]{words}")
     rows = FaceRows.from_stage(config, processor)
     checkpoint = last_good_checkpoint(run_folder(config), config.resume)
     if config.projector.lexical_steps and checkpoint is None:
@@ -167,9 +178,8 @@ def ensure_lora(
         return
     matched = add_lora(model, settings, part)
     artifact.adapters = sorted({*artifact.adapters, part})
-    layers = ", ".join(f"{name} x{count}" for name, count in sorted(matched.items()))
     words = adapter_words(model.peft_config[ADAPTER_NAME[part]])
-    console.print(f"[dim]{words} on {matched.total()} layers of the {part} part: {layers}")
+    console.print(f"[dim]{words} in the {part} part on {matched_words(matched)}")
 
 
 def adapter_words(config: LoraConfig) -> str:

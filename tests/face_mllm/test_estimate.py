@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModel, AutoModelForCausalLM, CLIPVisionConfig, LlamaConfig
 
-from conftest import TOWERS
-from face_mllm.config import LoraSettings, StageConfig
+from face_mllm.config import StageConfig
 from face_mllm.estimate import (
     Load,
     activation_bytes,
@@ -31,6 +30,14 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+TOWER = CLIPVisionConfig(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    image_size=32,
+    patch_size=8,
+)
 STAGES = {
     "projector": {},
     "lora": {"llm": {"train": "lora", "lora": {"r": 8}}},
@@ -41,20 +48,18 @@ STAGES = {
 }
 
 
-def build(form, attention="eager", dtype=torch.float32, tower="clip"):
+def build(form, attention="eager", dtype=torch.float32):
     config = StageConfig.model_validate(
         {
             "stage": "s",
             "data": "d",
             "out": "o",
-            **{
-                part: {"model": "m", **STAGES[form].get(part, {})} for part in ("vision", "llm")
-            },
+            **{part: {"model": "m", **STAGES[form].get(part, {})} for part in ("vision", "llm")},
         }
     )
     text = LlamaConfig(**SIZES)
     llm = AutoModelForCausalLM.from_config(text, attn_implementation=attention, dtype=dtype)
-    vision = AutoModel.from_config(TOWERS[tower])
+    vision = AutoModel.from_config(TOWER)
     composed = FaceMLLMConfig(
         vision.config, llm.config, image_tokens=17, image_token_id=500, vision_select="full"
     )
@@ -102,7 +107,7 @@ def test_activations_are_what_torch_keeps_within_7_percent(form, precision):
 
 
 def test_a_fused_attention_keeps_no_chances():
-    model, config, _ = build("lora", "sdpa")
+    model, _, _ = build("lora", "sdpa")
     inputs = batch(tokens=300)
     kept = saved_bytes(lambda: model(**inputs).loss, model)
     decoder = decoder_of(model, "lora")
@@ -145,11 +150,8 @@ def test_weights_gradients_and_optimiser_are_counted_to_the_byte(form):
     assert said.trained == 4 * sum(row.trainable for row in table)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert said.gradients == 4 * sum(p.numel() for p in trained)
-    used = sum(1 for p in trained if p.grad is not None)  # a head of CLIP's may see no gradient
     states = [t for state in optimizer.state.values() for t in state.values()]
-    idle = [p for p in trained if p.grad is None]
-    assert said.optimiser == size(states) + 8 * sum(p.numel() for p in idle) + 4 * len(idle)
-    assert used > 0
+    assert said.optimiser == size(states)
 
 
 def test_nf4_weights_are_counted_to_the_byte(tmp_path):
@@ -158,7 +160,7 @@ def test_nf4_weights_are_counted_to_the_byte(tmp_path):
     AutoModelForCausalLM.from_config(text).save_pretrained(tmp_path)
     llm = AutoModelForCausalLM.from_pretrained(tmp_path, **nf4_loading(torch.float32))
     held = 0
-    for name, parameter in llm.named_parameters():
+    for parameter in llm.parameters():
         held += parameter.numel() * parameter.element_size()
         state = getattr(parameter, "quant_state", None)
         if state is not None:
