@@ -23,6 +23,7 @@ from face_mllm.compose import Bases, compose
 from face_mllm.errors import UserError
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.model_card import model_card
 from face_mllm.stages import ADAPTER_NAME, PART_PREFIX, attach_adapter, part_of
 
 STAGE_FILE = "stage.json"
@@ -74,16 +75,35 @@ def save_weights(
         }
         save_file(_untied(tensors), folder / f"{part}.safetensors")
     for part in artifact.adapters:
-        place, name = adapter_folder(folder, part), ADAPTER_NAME[part]
-        place.mkdir(exist_ok=True)
+        name, (weights, settings) = ADAPTER_NAME[part], adapter_files(folder, part)
         adapter = get_peft_model_state_dict(model, state_dict=state, adapter_name=name)
-        save_file({k: v.contiguous() for k, v in adapter.items()}, place / ADAPTER_FILE)
-        model.peft_config[name].save_pretrained(place)
+        save_file({k: v.contiguous() for k, v in adapter.items()}, weights)
+        settings.write_text(adapter_json(model.peft_config[name]))
 
 
-def adapter_folder(folder: Path, part: str) -> Path:
-    """Where a part's adapter lies in an artifact: the LLM's at the top, as PEFT users expect."""
-    return folder if part == "llm" else folder / f"{part}_adapter"
+def adapter_files(folder: Path, part: str) -> tuple[Path, Path]:
+    """Weights and settings of a part's adapter; the LLM's under the names PEFT knows."""
+    prefix = "" if part == "llm" else f"{part}_"
+    return folder / f"{prefix}{ADAPTER_FILE}", folder / f"{prefix}adapter_config.json"
+
+
+def adapter_json(config: LoraConfig) -> str:
+    """An adapter's settings as PEFT writes them."""
+    settings = {key: value for key, value in config.to_dict().items() if key != "runtime_config"}
+    return json.dumps(settings, indent=2, sort_keys=True, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def read_adapter(folder: Path, part: str) -> LoraConfig:
+    """Settings of a part's adapter in an artifact."""
+    path = adapter_files(folder, part)[1]
+    try:
+        return LoraConfig.from_peft_type(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: missing or damaged ({error})", "train the stage again") from error
 
 
 def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -104,27 +124,17 @@ def load_weights(model: FaceMLLMForConditionalGeneration, artifact: Artifact, fo
         module = model.get_submodule(PART_PREFIX[part].rstrip("."))
         _load_strict(module, tensors, folder / f"{part}.safetensors")
     for part in artifact.adapters:
-        place, name = adapter_folder(folder, part), ADAPTER_NAME[part]
+        name, path = ADAPTER_NAME[part], adapter_files(folder, part)[0]
         if name not in getattr(model, "peft_config", {}):
-            attach_adapter(model, _adapter_config(place), part)
-        tensors = _read(place / ADAPTER_FILE)
-        result = set_peft_model_state_dict(model, tensors, adapter_name=name)
+            attach_adapter(model, read_adapter(folder, part), part)
+        result = set_peft_model_state_dict(model, _read(path), adapter_name=name)
         missing = [key for key in result.missing_keys if "lora_" in key and f".{name}" in key]
         if missing or result.unexpected_keys:
             raise UserError(
-                f"{place / ADAPTER_FILE}: does not fit the {part} part "
+                f"{path}: does not fit the {part} part "
                 f"({len(missing)} missing, {len(result.unexpected_keys)} foreign weights)",
                 "the artifact belongs to another model; point to the one it was trained on",
             )
-
-
-def _adapter_config(place: Path) -> LoraConfig:
-    try:
-        return LoraConfig.from_pretrained(place)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{place}: adapter_config.json missing or damaged ({error})", "train the stage again"
-        ) from error
 
 
 def save_artifact(
@@ -148,7 +158,9 @@ def save_artifact(
             "adapters": artifact.adapters,
         }
         (partial / STAGE_FILE).write_text(json.dumps(info, indent=1, default=str) + "\n")
-        (partial / "README.md").write_text(model_card(artifact))
+        (partial / "README.md").write_text(
+            model_card(artifact.bases, artifact.chain, artifact.adapters)
+        )
         for name, text in (extra_files or {}).items():
             (partial / name).write_text(text)
 
@@ -203,31 +215,3 @@ def _load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
             f"{path}: does not fit this model ({str(error).splitlines()[-1].strip()})",
             "the artifact belongs to another model; point to the one it was trained on",
         ) from error
-
-
-def model_card(artifact: Artifact) -> str:
-    """Model card of an artifact: what it is, what it came from, what it must not be used for."""
-    last = artifact.chain[-1] if artifact.chain else {}
-    lines = [
-        "---",
-        "library_name: face-mllm",
-        "tags: [face, multimodal, lora]",
-        "---",
-        f"# {last.get('stage', 'face_mllm artifact')}",
-        "",
-        f"Vision tower `{artifact.bases.vision}`, LLM `{artifact.bases.llm}`.",
-        "",
-        "| stage | data | steps | loss first -> last |",
-        "|---|---|---|---|",
-        *[
-            f"| {s['stage']} | {s['data']} | {s['steps']} | "
-            f"{s['first_loss']:.3f} -> {s['last_loss']:.3f} |"
-            for s in artifact.chain
-        ],
-        "",
-        f"Attributes held out of every stage: {last.get('held_out') or 'none'}.",
-        "",
-        "Load with `FaceMLLM.from_pretrained(folder)`. Estimates about a face are not facts about",
-        "a person: do not use them to identify, hire, police or diagnose anyone.",
-    ]
-    return "\n".join(lines) + "\n"

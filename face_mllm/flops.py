@@ -49,23 +49,24 @@ class StepFormula:
     ) -> None:
         self.decoder = decoder
         self.trainings = dict(trainings)
-        self.pictures = model.config.image_tokens
+        self.pictures = model.config.image_tokens  # tokens of one
+        self.image_token = model.config.image_token_id
         inner, width = projector_shape(model)
         self.first, self.second = inner * width, inner * decoder.hidden
         self.look = picture_flops(model)
 
-    def __call__(self, load: Load, pictures: int | None = None) -> StepFlops:
+    def __call__(self, load: Load, faces: int | None = None) -> StepFlops:
         """Operations of one micro-batch.
 
         Args:
             load: the micro-batch.
-            pictures: faces the tower sees; None for one a row, 0 where its states are cached.
+            faces: in all its rows; None for one a row.
         """
-        seen = load.rows if pictures is None else pictures
+        faces = load.rows if faces is None else faces
         passes = {"frozen": 1, "lora": 2, "full": 3}[self.trainings["vision"]]
         return StepFlops(
-            tower=seen * self.look * passes,
-            projector=self._projector(load.rows * self.pictures),
+            tower=faces * self.look * passes,
+            projector=self._projector(faces * self.pictures),
             llm=3 * self._attention(load) + self._products(load) + self._head(load),
             repeated=load.checkpointing * (self._attention(load) + self._forward(load)),
         )

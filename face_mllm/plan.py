@@ -13,7 +13,7 @@ from peft import LoraConfig
 from rich.table import Table
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from face_mllm.artifact import STAGE_FILE, adapter_folder, read_artifact
+from face_mllm.artifact import STAGE_FILE, read_adapter, read_artifact
 from face_mllm.compose import Bases
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
@@ -99,8 +99,7 @@ def planned_start(stage: StageConfig, siblings: Path) -> Planned:
     elif (stage.init_from / STAGE_FILE).exists():
         artifact = read_artifact(stage.init_from)
         adapters: dict[str, LoraSettings | LoraConfig] = {
-            part: LoraConfig.from_pretrained(adapter_folder(stage.init_from, part))
-            for part in artifact.adapters
+            part: read_adapter(stage.init_from, part) for part in artifact.adapters
         }
         start = Planned(artifact.bases, adapters, str(stage.init_from))
     else:

@@ -78,6 +78,7 @@ class FaceRows(Dataset):
         self.limit = limit
         self.max_tokens = max_tokens
         self.seed = seed
+        self.tasks = self._task_names()
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
         prefix = len(processor.prefix_ids())
         if prefix + 16 > max_tokens:
@@ -102,6 +103,13 @@ class FaceRows(Dataset):
             processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
             rows.visits = stage.max_steps * stage.faces_per_device * stage.accumulation * processes
         return rows
+
+    def _task_names(self) -> list[str]:
+        """Tasks whose losses are told apart; what is met later counts as ``other``."""
+        first = self.records.select_columns(["qa"]).select(range(min(self.faces, 500)))
+        met = {qa["task"] for row in first for qa in row["qa"]}
+        asked = [task for task, share in self.shares.items() if share > 0]
+        return [*sorted(met.intersection(asked) if asked else met), "other"]
 
     def __len__(self) -> int:
         return self.visits
@@ -135,6 +143,9 @@ class FaceRows(Dataset):
         while True:
             row = self.processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in drawn])
             if len(row.tree) <= self.max_tokens:
+                codes = {task: code for code, task in enumerate(self.tasks)}
+                other = len(self.tasks) - 1
+                row.tasks = [codes.get(drawn[group].task, other) for group in row.groups]
                 return row
             if len(drawn) == 1:
                 raise UserError(
@@ -151,7 +162,11 @@ class RowCollator:
         self.pad_id = pad_id
 
     def __call__(self, items: Sequence[tuple[TreeRow, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Return :func:`collate_trees` of the rows plus ``pixel_values`` [B, 3, H, W]."""
+        """Return :func:`collate_trees` of the rows plus ``pixel_values`` [B, 3, H, W].
+
+        And ``label_tasks`` [L], codes of the tasks; not for the model, but for losses by task.
+        """
         batch = collate_trees([row for row, _ in items], self.pad_id)
         batch["pixel_values"] = torch.stack([pixels for _, pixels in items])
+        batch["label_tasks"] = torch.tensor([code for row, _ in items for code in row.tasks])
         return batch

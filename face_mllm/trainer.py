@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
+from face_mllm.meter import Metered
 from face_mllm.optim import build_optimizer
 from face_mllm.progress import Progress
 
@@ -24,7 +25,7 @@ COMPLETE_FILE = "complete"
 METRICS_FILE = "metrics.jsonl"
 
 
-class TreeTrainer(Trainer):
+class TreeTrainer(Metered, Trainer):
     """Trains the composed model on tree rows.
 
     The loss is the weighted sum of answer-token losses over the *whole* accumulated batch on all
@@ -70,7 +71,10 @@ class TreeTrainer(Trainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """Loss of one micro-batch as its share of the accumulated batch."""
+        tasks = inputs.pop("label_tasks", None)
         outputs = model(**inputs)
+        if self.meter:
+            self.meter.note(tasks, outputs.label_losses, inputs["label_weights"])
         whole = inputs["label_weights"].sum() if num_items_in_batch is None else num_items_in_batch
         # gradients are averaged over processes afterwards, the divisor already counts them all
         loss = outputs.loss / whole * self.accelerator.num_processes
@@ -129,12 +133,21 @@ class MetricsLog(TrainerCallback):
         with self.path.open("a") as file:
             file.write(json.dumps({**line, **logs}) + "\n")
         if "loss" in logs:
-            self.text = f"loss {logs['loss']:.3f}"
+            self.text = loss_words(logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the progress bar."""
         if self.progress and state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps, self.text)
+
+
+def loss_words(logs: dict[str, float]) -> str:
+    """Loss, losses by task and speed of a log line, for the progress bar."""
+    tasks = {key[5:]: value for key, value in logs.items() if key.startswith("loss/")}
+    by_task = ", ".join(f"{task} {value:.2f}" for task, value in tasks.items())
+    words = f"loss {logs['loss']:.3f}" + (f" ({by_task})" if len(tasks) > 1 else "")
+    speed = logs.get("questions_per_second")
+    return words if speed is None else f"{words}, {speed:.1f} questions/s"
 
 
 def training_arguments(settings: dict[str, Any], run: Path) -> TrainingArguments:

@@ -82,6 +82,7 @@ class TreeRow:
         targets: token id to predict at each of them, length L.
         weights: loss weight of each of them, length L.
         groups: which question each of them belongs to, length L.
+        tasks: code of its task, length L, where known.
     """
 
     tree: TokenTree
@@ -89,6 +90,7 @@ class TreeRow:
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
 
     def add_branch(
         self,

@@ -182,7 +182,7 @@ def one_batch(
     rows = FaceRows.from_stage(stage, processor)
     count = min(stage.faces_per_device, rows.faces)
     batch = RowCollator(processor.pad_id)([rows[visit] for visit in range(count)])
-    batch = {key: value.to(hardware.device) for key, value in batch.items()}
+    batch = {key: value.to(hardware.device) for key, value in batch.items() if key != "label_tasks"}
     model.to(hardware.device).train()
     started = time.monotonic()
     kind = hardware.device.split(":")[0]

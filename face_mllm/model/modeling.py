@@ -24,11 +24,13 @@ class FaceMLLMOutput(ModelOutput):
             divides by the weight of the whole accumulated batch).
         logits: [B, T or kept, vocabulary], or at label rows only [L, vocabulary].
         past_key_values: cache of the LLM, when asked for.
+        label_losses: unweighted loss of each label row [L], detached.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     past_key_values: Any = None
+    label_losses: torch.Tensor | None = None
 
 
 class Projector(nn.Sequential):
@@ -168,10 +170,11 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         elif logits_to_keep:
             hidden = hidden[:, -logits_to_keep:]
         logits = self.get_output_embeddings()(hidden)
-        loss = None
-        if label_targets is not None:
-            loss = label_loss(logits, label_targets, label_weights)
-        return FaceMLLMOutput(loss, logits, decoded.past_key_values)
+        if label_targets is None:
+            return FaceMLLMOutput(logits=logits, past_key_values=decoded.past_key_values)
+        losses = label_losses(logits, label_targets)
+        loss = losses.sum() if label_weights is None else (losses * label_weights).sum()
+        return FaceMLLMOutput(loss, logits, decoded.past_key_values, losses.detach())
 
 
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -183,10 +186,7 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     )
 
 
-def label_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
-) -> torch.Tensor:
-    """Weighted sum of negative log likelihoods in fp32 (fp64 stays): logits [L, V], targets [L]."""
+def label_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log likelihoods [L] in fp32 (fp64 stays) of logits [L, V] and targets [L]."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    losses = functional.cross_entropy(logits, targets, reduction="none")
-    return losses.sum() if weights is None else (losses * weights).sum()
+    return functional.cross_entropy(logits, targets, reduction="none")
