@@ -259,7 +259,19 @@ def tower_saved_bytes(model: FaceMLLMForConditionalGeneration, training: str) ->
 
 def meta_tower(model: FaceMLLMForConditionalGeneration) -> nn.Module:
     """The tower without its weights, to count on."""
-    return copy.deepcopy(model.vision_tower).to("meta").float().train()
+    tower = model.vision_tower
+    memo: dict[int, Any] = {  # deepcopy takes these as already copied, so no weight is
+        id(tensor): torch.empty_like(tensor, device="meta", dtype=_wide(tensor))
+        for tensor in tower.buffers()
+    }
+    for parameter in tower.parameters():
+        empty = torch.empty_like(parameter, device="meta", dtype=_wide(parameter))
+        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    return copy.deepcopy(tower, memo).train()
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def look(model: FaceMLLMForConditionalGeneration, tower: nn.Module) -> torch.Tensor:

@@ -131,10 +131,20 @@ def _data(chain: list[dict[str, Any]]) -> str:
 def _settings(chain: list[dict[str, Any]]) -> str:
     blocks = []
     for entry in chain:
-        given = {k: v for k, v in (entry.get("config") or {}).items() if k not in NOT_SHOWN}
+        given = _told(entry.get("config") or {})
         text = yaml.safe_dump(given, sort_keys=False, default_flow_style=None, width=100).rstrip()
         blocks.append(f"### {entry['stage']}\n\n```yaml\n{text}\n```")
     return "\n\n".join(["## Hyper-parameters", *blocks]) if blocks else ""
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say something: none left out, no adapter's where none is."""
+    told: dict[str, Any] = {}
+    for key, value in config.items():
+        if value is None or key in NOT_SHOWN or (key == "lora" and config.get("train") != "lora"):
+            continue
+        told[key] = _told(value) if isinstance(value, dict) else value
+    return told
 
 
 def _speed(last: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ CLOSED = (24, 3)
 # dense bf16 operations a second, as the makers state them
 PEAKS = {"A100-80GB": 312e12, "H100": 989e12, "L40S": 362e12, "RTX4090": 165e12}
 EFFICIENCY = 0.4  # share of the peak that training reaches at this size on a good day
+COLUMNS = ("GPUs", "DDP GiB", "ZeRO-2 GiB", "ZeRO-3 / FSDP2 GiB", "hours")
 SHARDINGS = ("ddp", "zero2", "zero3")  # FSDP2 shards as ZeRO-3 does
 
 
@@ -285,11 +286,10 @@ def estimate_rows(
     return rows
 
 
-def estimate_table(rows: Sequence[Sequence[str]], title: str, gpu: str) -> Table:
+def estimate_table(rows: Sequence[Sequence[str]], title: str) -> Table:
     """The estimate for the screen."""
     table = Table(title=title)
-    names = ("GPUs", "DDP GiB", "ZeRO-2 GiB", "ZeRO-3 / FSDP2 GiB", f"hours on {gpu}")
-    for name in names:
+    for name in COLUMNS:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)

@@ -202,10 +202,10 @@ def print_estimate(stage: StageConfig, sheet: Sheet, gpus: Sequence[int]) -> Non
     """Print memory and time on GPUs."""
     rows = estimate_rows(sheet, gpus, gpu=GPU)
     title = f"{stage.stage}: a million questions, {sheet.questions} a face"
-    console.print(estimate_table(rows, title, GPU))
+    console.print(estimate_table(rows, title))
     console.print(
         f"[dim]GiB a GPU: weights, states and activations by formula, without the allocator's "
-        f"reserve; hours at {EFFICIENCY:.0%} of the peak, without communication"
+        f"reserve; hours on {GPU} at {EFFICIENCY:.0%} of the peak, without communication"
     )
 
 

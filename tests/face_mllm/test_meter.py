@@ -141,6 +141,7 @@ def test_the_card_says_what_the_model_is_made_of(run, tiny_data):
     entry = read_artifact(folder).chain[-1]
     for words in ("Hyper-parameters", "learning_rate: 0.0002", "r: 16", "GFLOP/s measured"):
         assert words in card
+    assert card.count("dropout:") == 1  # of the LLM's adapter; the tower has none
     assert f"torch {torch.__version__}" in card
     assert entry["held_out"] == ["smiling"]
     assert "held out of every stage: smiling" in card
