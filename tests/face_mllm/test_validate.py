@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_every_shipped_stage_passes_on_paper(name, capsys, offline):
     assert ("q_proj" in said or "not run yet" in said) == trains_lora
 
 
+@cache
 def sheet_of(name, *overrides):
     stage = load_yaml_model(name, StageConfig, overrides)
     return plan(stage, find_config(name).parent, "bfloat16", "sdpa")[0]
