@@ -13,14 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from face_mllm.estimate import Load
+from face_mllm.config import StageConfig
+from face_mllm.estimate import Load, decoder_of
 from face_mllm.flops import StepFormula
+from face_mllm.hardware import Hardware
+from face_mllm.model import FaceMLLMForConditionalGeneration
+from face_mllm.model.processing import FaceProcessor
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
+console = Console(stderr=True)
 PHASES = ("data", "tower", "llm", "optimiser", "other")
 
 
@@ -101,6 +107,27 @@ class RunMeter:
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)
         self._last = (self.started, 0)
         self._watch_tower(model.vision_tower)
+
+    @classmethod
+    def from_stage(
+        cls,
+        stage: StageConfig,
+        hardware: Hardware,
+        model: FaceMLLMForConditionalGeneration,
+        processor: FaceProcessor,
+        tasks: Sequence[str],
+    ) -> RunMeter:
+        """The meter of a stage's run; the model is frozen as the stage says already."""
+        trainings = stage.part_trainings()
+        return cls(
+            model,
+            StepFormula(model, decoder_of(model, trainings["llm"]), trainings),
+            tasks,
+            processor.tokenizer.eos_token_id,
+            hardware.device,
+            hardware.dtype,
+            stage.gradient_checkpointing,
+        )
 
     def _watch_tower(self, tower: nn.Module) -> None:
         begun: list[Any] = []
@@ -267,6 +294,16 @@ class Metered(Trainer):
         if self.meter and "loss" in logs:
             logs.update(self.meter.figures(self.sum_over_processes))
         super().log(logs, *args)
+
+    def end_of_run(self) -> dict[str, float]:
+        """Print and log what the run achieved, see :meth:`RunMeter.report`; collective."""
+        if self.meter is None:
+            return {}
+        report = self.meter.report(self.sum_over_processes, self.args.world_size)
+        self.log({f"run/{key}": value for key, value in report.items()})
+        if self.is_world_process_zero():
+            console.print(report_table(report))
+        return report
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum of a CPU tensor over all processes; collective."""

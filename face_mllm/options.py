@@ -8,6 +8,7 @@ import shutil
 from typing import Any
 
 from torch import nn
+from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from face_mllm.config import StageConfig
@@ -59,6 +60,15 @@ def check_trackers(names: tuple[str, ...]) -> None:
             raise UserError(
                 f"report_to: {name} is not installed or not set up", f"run `pip install {wanted}`"
             )
+
+
+def trackers(stage: StageConfig) -> list[TrainerCallback]:
+    """TensorBoard's files go beside the artifact: the run folder does not outlive the run."""
+    if "tensorboard" not in stage.report_to:
+        return []
+    board = integration_utils.TensorBoardCallback()
+    board.logging_dir = str(stage.out.with_name(f"{stage.out.name}.tensorboard"))
+    return [board]
 
 
 def switch_on(stage: StageConfig, language_model: Any) -> list[str]:

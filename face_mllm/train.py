@@ -19,8 +19,7 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
-from transformers import TrainerCallback, set_seed
-from transformers.integrations import TensorBoardCallback
+from transformers import set_seed
 
 from data_pipeline.questions import QuestionSet, closed_questions
 from data_pipeline.records import load_split, read_manifest
@@ -36,15 +35,13 @@ from face_mllm.compose import Bases, compose
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
-from face_mllm.estimate import decoder_of
-from face_mllm.flops import StepFormula
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
-from face_mllm.meter import RunMeter, report_table
+from face_mllm.meter import RunMeter
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model_card import base_licences, data_sources
-from face_mllm.options import check_options, switch_on
+from face_mllm.options import check_options, switch_on, trackers
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
 from face_mllm.stages import (
@@ -287,44 +284,15 @@ def build_trainer(
         artifact=artifact,
         part_rates=config.part_rates(),
         update=config.optimizer,
-        meter=run_meter(config, hardware, model, processor, rows),
+        meter=RunMeter.from_stage(config, hardware, model, processor, rows.tasks),
     )
-
-
-def run_meter(
-    config: StageConfig,
-    hardware: Hardware,
-    model: FaceMLLMForConditionalGeneration,
-    processor: FaceProcessor,
-    rows: FaceRows,
-) -> RunMeter:
-    """What measures the run."""
-    trainings = config.part_trainings()
-    return RunMeter(
-        model,
-        StepFormula(model, decoder_of(model, trainings["llm"]), trainings),
-        rows.tasks,
-        processor.tokenizer.eos_token_id,
-        hardware.device,
-        hardware.dtype,
-        config.gradient_checkpointing,
-    )
-
-
-def trackers(config: StageConfig) -> list[TrainerCallback]:
-    """TensorBoard's files go beside the artifact: the run folder does not outlive the run."""
-    if "tensorboard" not in config.report_to:
-        return []
-    board = TensorBoardCallback()
-    board.logging_dir = str(config.out.with_name(f"{config.out.name}.tensorboard"))
-    return [board]
 
 
 def finish(
     config: StageConfig, trainer: TreeTrainer, artifact: Artifact, processor: FaceProcessor
 ) -> Path:
     """Write the artifact and remove the run folder."""
-    report = end_of_run(trainer)
+    report = trainer.end_of_run()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         run = run_folder(config)
@@ -354,17 +322,6 @@ def finish(
         shutil.rmtree(run)
     trainer.accelerator.wait_for_everyone()
     return config.out
-
-
-def end_of_run(trainer: TreeTrainer) -> dict[str, float]:
-    """Print and log what the run achieved; collective."""
-    if trainer.meter is None:
-        return {}
-    report = trainer.meter.report(trainer.sum_over_processes, trainer.args.world_size)
-    trainer.log({f"run/{key}": value for key, value in report.items()})
-    if trainer.is_world_process_zero():
-        console.print(report_table(report))
-    return report
 
 
 def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> list[dict]:
