@@ -22,7 +22,7 @@ from face_mllm.progress import quiet_libraries, terminal_progress
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
 INTERRUPTED = 130
 # modules that come with an extra of the package
-EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate"}
+EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate", "bitsandbytes": "quant"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
@@ -89,15 +89,27 @@ def doctor(
 def validate(
     config: Annotated[str, typer.Argument(help="Stage YAML, or the name of a shipped one.")],
     overrides: Overrides = None,
+    launch: Annotated[
+        Path | None, typer.Option("--launch", help="accelerate YAML it is to be launched with.")
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option("--gpus", help="Numbers of GPUs to estimate for.")
+    ] = "1,8,64",
+    meta: Annotated[
+        bool, typer.Option("--meta", help="The config alone: no data, no weights needed.")
+    ] = False,
 ) -> None:
     """Check a config without training: keys, paths, tokenizer, one batch, memory and time."""
     from face_mllm.configio import find_config
 
     find_config(config)  # a misspelt path is said at once, before the heavy imports
+    counts = [int(word) for word in gpus.split(",") if word.strip().isdigit() and int(word)]
+    if not counts:
+        raise UserError(f"--gpus {gpus!r}", "give numbers, e.g. --gpus 1,8")
     quiet_libraries()
     from face_mllm.validate import validate as run
 
-    run(config, overrides or [])
+    run(config, overrides or [], launch=launch, gpus=counts, meta=meta)
 
 
 @app.command()
@@ -115,6 +127,22 @@ def train(
     with terminal_progress("training") as progress:
         folder = run(config, overrides or [], progress)
     typer.echo(folder)
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapters into weights.")] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32 or bf16, of the LLM.")] = "fp32",
+) -> None:
+    """Write an artifact without adapters that answers as the one given; proven on a probe."""
+    if not merge:
+        raise UserError("export knows one form so far", "add --merge")
+    quiet_libraries()
+    from face_mllm.export import export_merged
+
+    typer.echo(export_merged(model, out, dtype))
 
 
 @app.command(name="eval")

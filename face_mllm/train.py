@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -32,19 +33,29 @@ from face_mllm.artifact import (
     save_artifact,
 )
 from face_mllm.compose import Bases, compose
-from face_mllm.config import StageConfig
+from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
 from face_mllm.frozen import cache_vision
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
+from face_mllm.meter import RunMeter
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.attention import use_attention
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.model_card import base_licences, data_sources
+from face_mllm.options import check_options, switch_on, trackers
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
-from face_mllm.stages import PartRow, add_lora, apply_freeze, part_trainings
+from face_mllm.stages import (
+    ADAPTER_NAME,
+    PartRow,
+    add_lora,
+    apply_freeze,
+    check_same_lora,
+    matched_words,
+)
 from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
@@ -110,9 +121,12 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     set_seed(config.seed)
     hardware = for_precision(config.precision)
     console.print(f"[dim]{hardware.describe()}")
+    check_options(config, hardware.device)
     artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
+    for words in switch_on(config, model.language_model):
+        console.print(f"[dim]{words}")
     rows = FaceRows.from_stage(config, processor)
     checkpoint = last_good_checkpoint(run_folder(config), config.resume)
     if config.projector.lexical_steps and checkpoint is None:
@@ -163,16 +177,38 @@ def assemble(
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)
         load_weights(model, artifact, config.init_from)
-    trainings = part_trainings(config)
-    if trainings["llm"] == "lora" and not artifact.lora:
-        matched = add_lora(model, config.llm.lora)
-        console.print(f"[dim]LoRA r={config.llm.lora.r} on {matched} linear layers of the LLM")
-        artifact.lora = True
-    if trainings["llm"] == "full" and artifact.lora:
-        raise UserError("llm.train: full after LoRA", "keep llm.train: lora in later stages")
+    trainings = config.part_trainings()
+    for part, settings in (("llm", config.llm.lora), ("vision", config.vision.lora)):
+        if trainings[part] == "lora":
+            ensure_lora(model, artifact, settings, part)
+        elif trainings[part] == "full" and part in artifact.adapters:
+            raise UserError(
+                f"{part}.train: full after LoRA", f"keep {part}.train: lora in later stages"
+            )
     full = [part for part in trainings if trainings[part] == "full"]
     artifact.trained = sorted({*artifact.trained, *full})
     return artifact, model, processor
+
+
+def ensure_lora(
+    model: FaceMLLMForConditionalGeneration, artifact: Artifact, settings: LoraSettings, part: str
+) -> None:
+    """Give a part its adapter, or go on with the one of the stage before; says which."""
+    if part in artifact.adapters:
+        inherited = model.peft_config[ADAPTER_NAME[part]]
+        check_same_lora(settings, inherited, part)
+        console.print(f"[dim]{adapter_words(inherited)} of the {part} part goes on")
+        return
+    matched = add_lora(model, settings, part)
+    artifact.adapters = sorted({*artifact.adapters, part})
+    words = adapter_words(model.peft_config[ADAPTER_NAME[part]])
+    console.print(f"[dim]{words} in the {part} part on {matched_words(matched)}")
+
+
+def adapter_words(config: LoraConfig) -> str:
+    """An adapter in a few words, e.g. ``rsLoRA r=16 alpha=32``."""
+    name = "DoRA" if config.use_dora else "LoRA"
+    return f"{'rs' if config.use_rslora else ''}{name} r={config.r} alpha={config.lora_alpha}"
 
 
 def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
@@ -181,6 +217,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
         "vision": absolute(config.vision.model),
         "llm": absolute(config.llm.model),
         "system": config.system,
+        "llm_quant": config.llm.quant,
     }
     if previous is None:
         return Bases(
@@ -190,6 +227,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
             vision_select=config.vision.select,
             projector_hidden=config.projector.hidden,
             system=config.system or "",
+            llm_quant=config.llm.quant or "none",
         )
     changes: dict[str, Any] = {}
     for key, value in given.items():
@@ -254,21 +292,20 @@ def build_trainer(
         "save_steps": config.save_steps or 500,
         "save_total_limit": config.keep_checkpoints,
         "logging_steps": config.log_steps,
-        "report_to": list(config.report_to),
+        "report_to": [name for name in config.report_to if name != "tensorboard"],
         "dataloader_num_workers": config.workers,
         "deepspeed": str(config.deepspeed) if config.deepspeed else None,
     }
-    rates = {}
-    if config.projector.learning_rate is not None:
-        rates["projector"] = config.projector.learning_rate
     return TreeTrainer(
         model=model,
         args=training_arguments(settings, run),
         train_dataset=rows,
         data_collator=RowCollator.from_stage(config, model, processor),
-        callbacks=[MetricsLog(run / METRICS_FILE, progress)],
+        callbacks=[MetricsLog(run / METRICS_FILE, progress), *trackers(config)],
         artifact=artifact,
-        part_rates=rates,
+        part_rates=config.part_rates(),
+        update=config.optimizer,
+        meter=RunMeter.from_stage(config, hardware, model, processor, rows.tasks),
         rows_per_pass=config.rows_per_pass,
         curriculum=curriculum_of(config, rows),
     )
@@ -278,6 +315,7 @@ def finish(
     config: StageConfig, trainer: TreeTrainer, artifact: Artifact, processor: FaceProcessor
 ) -> Path:
     """Write the artifact and remove the run folder."""
+    report = trainer.end_of_run()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         run = run_folder(config)
@@ -295,6 +333,9 @@ def finish(
             "first_loss": losses[0] if losses else float("nan"),
             "last_loss": losses[-1] if losses else float("nan"),
             "versions": package_versions(),
+            "speed": report,
+            "sources": data_sources(manifest),
+            "licences": base_licences(artifact.bases),
         }
         artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
         files = {METRICS_FILE: (run / METRICS_FILE).read_text()}

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
+from face_mllm.meter import Metered
+from face_mllm.optim import build_optimizer
 from face_mllm.passes import RowPasses
 from face_mllm.progress import Progress
 from face_mllm.rows import model_inputs
 
+console = Console(stderr=True)
 COMPLETE_FILE = "complete"
 METRICS_FILE = "metrics.jsonl"
 
 
-class TreeTrainer(RowPasses):
+class TreeTrainer(Metered, RowPasses):
     """Trains the composed model on tree rows.
 
     The loss is the weighted sum of answer-token losses over the *whole* accumulated batch on all
@@ -30,15 +34,24 @@ class TreeTrainer(RowPasses):
 
     Args:
         artifact: names the trained parts, for checkpoints.
-        part_rates: part -> learning rate where it differs from the stage's.
+        part_rates: part -> learning rate.
+        update: how AdamW runs, see :func:`face_mllm.optim.choose_update`.
     """
 
-    def __init__(self, *args: Any, artifact: Artifact, part_rates: dict[str, float], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        artifact: Artifact,
+        part_rates: dict[str, float],
+        update: str = "auto",
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it all
         self.optimizer: torch.optim.Optimizer | None = self.optimizer
         self.artifact = artifact
         self.part_rates = part_rates
+        self.update = update
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
@@ -57,6 +70,9 @@ class TreeTrainer(RowPasses):
     ) -> Any:
         """Loss of one micro-batch as its share of the accumulated batch."""
         outputs = model(**model_inputs(inputs), with_entropy=self.curriculum is not None)
+        if self.meter:
+            labels = inputs.get("label_tasks"), outputs.label_losses, inputs["label_weights"]
+            self.meter.note(*labels)
         if self.curriculum:
             self.curriculum.measured(inputs, outputs, self.accelerator)
         whole = inputs["label_weights"].sum() if num_items_in_batch is None else num_items_in_batch
@@ -72,19 +88,11 @@ class TreeTrainer(RowPasses):
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
         """AdamW with one group per part."""
         if self.optimizer is None:
-            groups: dict[str, list[torch.nn.Parameter]] = {}
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault(name.split(".", 1)[0], []).append(parameter)
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": group, "lr": self.part_rates.get(module, self.args.learning_rate)}
-                    for module, group in groups.items()
-                ],
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                weight_decay=self.args.weight_decay,
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer, words = build_optimizer(
+                self.model, self.part_rates, self.args.weight_decay, betas, self.update
             )
+            console.print(f"[dim]{words}")
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -131,12 +139,21 @@ class MetricsLog(TrainerCallback):
         with self.path.open("a") as file:
             file.write(json.dumps({**line, **logs}) + "\n")
         if "loss" in logs:
-            self.text = f"loss {logs['loss']:.3f}"
+            self.text = loss_words(logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the progress bar."""
         if self.progress and state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps, self.text)
+
+
+def loss_words(logs: dict[str, float]) -> str:
+    """Loss, losses by task and speed of a log line, for the progress bar."""
+    tasks = {key[5:]: value for key, value in logs.items() if key.startswith("loss/")}
+    by_task = ", ".join(f"{task} {value:.2f}" for task, value in tasks.items())
+    words = f"loss {logs['loss']:.3f}" + (f" ({by_task})" if len(tasks) > 1 else "")
+    speed = logs.get("questions_per_second")
+    return words if speed is None else f"{words}, {speed:.1f} questions/s"
 
 
 def training_arguments(settings: dict[str, Any], run: Path) -> TrainingArguments:
