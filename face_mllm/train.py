@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -22,6 +23,7 @@ from transformers import set_seed
 
 from data_pipeline.questions import QuestionSet, closed_questions
 from data_pipeline.records import load_split, read_manifest
+from face_mllm import distributed
 from face_mllm.artifact import (
     QUESTIONS_FILE,
     Artifact,
@@ -30,6 +32,7 @@ from face_mllm.artifact import (
     read_artifact,
     save_artifact,
 )
+from face_mllm.checkpoints import last_good
 from face_mllm.compose import Bases, compose
 from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
@@ -45,7 +48,6 @@ from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
     TreeTrainer,
-    last_good_checkpoint,
     training_arguments,
 )
 
@@ -90,20 +92,25 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     Raises:
         UserError: on anything the user can mend, before training starts where possible.
     """
+    distributed.join(config.deepspeed, config.timeout)
+    progress = progress if distributed.is_main() else None
     check_paths(config)
     set_seed(config.seed)
     hardware = for_precision(config.precision)
-    console.print(f"[dim]{hardware.describe()}")
+    say(f"[dim]{hardware.describe()}")
     artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
     rows = FaceRows.from_stage(config, processor)
-    checkpoint = last_good_checkpoint(run_folder(config), config.resume)
+    checkpoint = distributed.on_main(lambda: last_good(run_folder(config), config.resume, say))
     if config.projector.lexical_steps and checkpoint is None:
         steps = config.projector.lexical_steps
         warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
     trainer = build_trainer(config, hardware, artifact, model, processor, rows, progress)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is None:
+        distributed.seed_process(config.seed)  # parts began alike, dropout must not go on alike
+    with distributed.peers_watched("the last checkpoint is kept, the same command goes on there"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return finish(config, trainer, artifact, processor)
 
 
@@ -145,7 +152,7 @@ def assemble(
     trainings = part_trainings(config)
     if trainings["llm"] == "lora" and not artifact.lora:
         matched = add_lora(model, config.llm.lora)
-        console.print(f"[dim]LoRA r={config.llm.lora.r} on {matched} linear layers of the LLM")
+        say(f"[dim]LoRA r={config.llm.lora.r} on {matched} linear layers of the LLM")
         artifact.lora = True
     if trainings["llm"] == "full" and artifact.lora:
         raise UserError("llm.train: full after LoRA", "keep llm.train: lora in later stages")
@@ -176,7 +183,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
         if value is not None and value != inherited:
             changes[key] = value
         source = "overridden" if key in changes else "inherited"
-        console.print(f"[dim]{key}: {value if key in changes else inherited} ({source})")
+        say(f"[dim]{key}: {value if key in changes else inherited} ({source})")
     return dataclasses.replace(previous.bases, **changes)
 
 
@@ -194,7 +201,13 @@ def print_table(stage: str, rows: list[PartRow]) -> None:
         table.add_column(column, justify="left" if column in ("part", "training") else "right")
     for row in rows:
         table.add_row(row.part, row.training, f"{row.trainable:,}", f"{row.total:,}")
-    console.print(table)
+    say(table)
+
+
+def say(what: Any) -> None:
+    """Print to the screen, once for all processes."""
+    if distributed.is_main():
+        console.print(what)
 
 
 def run_folder(config: StageConfig) -> Path:
@@ -235,7 +248,8 @@ def build_trainer(
         "logging_steps": config.log_steps,
         "report_to": list(config.report_to),
         "dataloader_num_workers": config.workers,
-        "deepspeed": str(config.deepspeed) if config.deepspeed else None,
+        "ddp_find_unused_parameters": config.vision.train != "frozen",  # layers past the one read
+        "ddp_timeout": int(config.timeout),
     }
     rates = {}
     if config.projector.learning_rate is not None:
@@ -248,39 +262,57 @@ def build_trainer(
         callbacks=[MetricsLog(run / METRICS_FILE, progress)],
         artifact=artifact,
         part_rates=rates,
+        order=data_order(config),
     )
+
+
+def data_order(config: StageConfig) -> dict[str, Any]:
+    """What decides which faces and questions a step sees; it must not change within a run."""
+    keys = ("data", "seed", "tasks", "max_questions_per_face", "max_tokens")
+    given = json.loads(config.model_dump_json())
+    faces = config.faces_per_device * config.accumulation * distributed.world()
+    return {**{key: given[key] for key in keys}, "faces_per_step": faces}
 
 
 def finish(
     config: StageConfig, trainer: TreeTrainer, artifact: Artifact, processor: FaceProcessor
 ) -> Path:
     """Write the artifact and remove the run folder."""
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.is_world_process_zero():
-        run = run_folder(config)
-        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        manifest = read_manifest(config.data)
-        entry = {
-            "stage": config.stage,
-            "config": json.loads(config.model_dump_json()),
-            "data": str(config.data),
-            "data_fingerprint": manifest_fingerprint(manifest),
-            "held_out": manifest.get("holdout_attributes") or [],
-            "faces": manifest.get("faces", "none"),
-            "steps": trainer.state.global_step,
-            "first_loss": losses[0] if losses else float("nan"),
-            "last_loss": losses[-1] if losses else float("nan"),
-            "versions": package_versions(),
-        }
-        artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
-        files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
-        files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
-        files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_artifact(model, processor, artifact, config.out, state=state, extra_files=files)
-        shutil.rmtree(run)
-    trainer.accelerator.wait_for_everyone()
+    weights = trainer.whole_weights()
+    distributed.on_main(lambda: write_artifact(config, trainer, artifact, processor, weights))
     return config.out
+
+
+def write_artifact(
+    config: StageConfig,
+    trainer: TreeTrainer,
+    artifact: Artifact,
+    processor: FaceProcessor,
+    weights: dict[str, torch.Tensor],
+) -> None:
+    """Write the stage's artifact from the trained weights, on one process."""
+    run = run_folder(config)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    manifest = read_manifest(config.data)
+    entry = {
+        "stage": config.stage,
+        "config": json.loads(config.model_dump_json()),
+        "data": str(config.data),
+        "data_fingerprint": manifest_fingerprint(manifest),
+        "held_out": manifest.get("holdout_attributes") or [],
+        "faces": manifest.get("faces", "none"),
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else float("nan"),
+        "last_loss": losses[-1] if losses else float("nan"),
+        "versions": package_versions(),
+    }
+    artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
+    files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
+    files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
+    files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_artifact(model, processor, artifact, config.out, state=weights, extra_files=files)
+    shutil.rmtree(run)
 
 
 def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> list[dict]:
