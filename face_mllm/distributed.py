@@ -60,12 +60,14 @@ def join(deepspeed: Path | None = None, timeout: float = 1800) -> None:
 
 def _need_deepspeed() -> None:
     try:
-        import deepspeed  # noqa: F401
+        from deepspeed import ops
     except ImportError as error:
         raise UserError(
             "the launch config asks for DeepSpeed, which is not installed",
             "pip install 'face-mllm[deepspeed]', or launch with accelerate/fsdp2 or accelerate/ddp",
         ) from error
+    if not torch.cuda.is_available():  # gloo does without the operator it would compile at start
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def world() -> int:

@@ -175,6 +175,7 @@ class TreeTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume: Any) -> Any:
         bare = self.model
+        sharding.align(bare)
         if resume is None:
             return super()._prepare_for_training(max_steps, train_dataloader, None)
         checkpoints.check_same_order(self.order, Path(resume))
