@@ -74,8 +74,9 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def whole_moments(model: nn.Module, optimizer: Any) -> Tensors:
-    """Optimiser states as ``{"parameter|state": tensor}``, complete, on process 0 ({} elsewhere)."""
+    """Whole optimiser states ``{"parameter|state": tensor}`` on process 0 ({} elsewhere)."""
     found = {}
+    _link_zero_states(getattr(optimizer, "optimizer", None))
     for name, parameter in _trained(model):
         for key, value in _moments_of(parameter, optimizer):
             if is_main():
@@ -151,7 +152,13 @@ def _open_zero_states(zero: Any, example: Tensors) -> None:
             key: torch.zeros_like(flat) if value.dim() else value.clone()
             for key, value in example.items()
         }
-    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # ZeRO-2 reads them by fragments
+    _link_zero_states(zero)
+
+
+def _link_zero_states(zero: Any) -> None:
+    """Let ZeRO-2 find its states again: it links them after its first group of weights only."""
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
 
 
