@@ -126,10 +126,10 @@ MISHAPS: dict[str, Callable] = {
 
 
 def evaluate(model: str, data: str, out: str) -> None:
-    """``face-mllm eval`` with both scorers and all baselines."""
+    """``face-mllm eval`` of one task with both scorers and all baselines."""
     from eval.run import evaluate as run
 
-    run(model, data, out, scorer="both")
+    run(model, data, out, tasks=["expression"], scorer="both")
 
 
 def refuse(rank: int) -> None:
