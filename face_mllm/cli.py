@@ -122,11 +122,13 @@ def train(
 
     find_config(config)
     quiet_libraries()
+    from face_mllm.distributed import is_main
     from face_mllm.train import main as run
 
     with terminal_progress("training") as progress:
         folder = run(config, overrides or [], progress)
-    typer.echo(folder)
+    if is_main():
+        typer.echo(folder)
 
 
 @app.command()
@@ -163,6 +165,7 @@ def evaluate(
     """Score a model on held-out faces next to majority and linear-probe baselines."""
     quiet_libraries()
     from eval.run import evaluate as run
+    from face_mllm.distributed import is_main
 
     wanted = [task.strip() for task in tasks.split(",") if task.strip()] or None
     with terminal_progress("evaluating") as progress:
@@ -177,7 +180,8 @@ def evaluate(
             seed=seed,
             progress=progress,
         )
-    typer.echo(out / "report.html")
+    if is_main():
+        typer.echo(out / "report.html")
 
 
 @app.command()

@@ -145,7 +145,8 @@ class StageConfig(Strict):
     log_steps: int = Field(5, ge=1)
     report_to: tuple[str, ...] = Field((), description="tensorboard, wandb, trackio ...")
     workers: int = Field(0, ge=0, description="data-loading processes")
-    deepspeed: Path | None = None
+    deepspeed: Path | None = Field(None, description="a DeepSpeed JSON; else the launcher's choice")
+    timeout: float = Field(1800, gt=0, description="seconds a process waits for the others")
 
     @model_validator(mode="after")
     def _parts_are_known(self) -> StageConfig:

@@ -130,10 +130,11 @@ class FaceRows(Dataset):
             stage.seed,
             task_weights=stage.task_weights,
         )
-        rows.visits = int(rows.faces * stage.epochs)
-        if stage.max_steps > 0:
-            processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
-            rows.visits = stage.max_steps * stage.faces_per_device * stage.accumulation * processes
+        processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
+        step = stage.faces_per_device * stage.accumulation * processes
+        # whole steps only: a last short one would differ with the number of processes
+        steps = stage.max_steps if stage.max_steps > 0 else int(rows.faces * stage.epochs) // step
+        rows.visits = max(1, steps) * step
         return rows
 
     def _task_names(self) -> list[str]:

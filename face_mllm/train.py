@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +25,7 @@ from transformers import set_seed
 from data_pipeline.manifest import protocols_of, question_sets
 from data_pipeline.questions import QuestionSet, closed_questions
 from data_pipeline.records import load_split, read_manifest
+from face_mllm import distributed
 from face_mllm.artifact import (
     QUESTIONS_FILE,
     Artifact,
@@ -32,6 +34,7 @@ from face_mllm.artifact import (
     read_artifact,
     save_artifact,
 )
+from face_mllm.checkpoints import last_good
 from face_mllm.compose import Bases, compose
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
@@ -60,7 +63,6 @@ from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
     TreeTrainer,
-    last_good_checkpoint,
     training_arguments,
 )
 from face_mllm.verify import verify_packing
@@ -117,18 +119,20 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     Raises:
         UserError: on anything the user can mend, before training starts where possible.
     """
+    distributed.join(config.deepspeed, config.timeout)
+    progress = progress if distributed.is_main() else None
     check_paths(config)
     set_seed(config.seed)
     hardware = for_precision(config.precision)
-    console.print(f"[dim]{hardware.describe()}")
+    say(f"[dim]{hardware.describe()}")
     check_options(config, hardware.device)
     artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
     for words in switch_on(config, model.language_model):
-        console.print(f"[dim]{words}")
+        say(f"[dim]{words}")
     rows = FaceRows.from_stage(config, processor)
-    checkpoint = last_good_checkpoint(run_folder(config), config.resume)
+    checkpoint = distributed.on_main(lambda: last_good(run_folder(config), config.resume, say))
     if config.projector.lexical_steps and checkpoint is None:
         steps = config.projector.lexical_steps
         warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
@@ -137,7 +141,10 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
         cache_vision(trainer.model, processor, rows, trainer.accelerator, progress)
     if config.verify_packing:
         verify_packing(trainer.model, processor, trainer.data_collator, rows, config, hardware)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is None:
+        distributed.seed_process(config.seed)  # parts began alike, dropout must not go on alike
+    with distributed.peers_watched("the last checkpoint is kept, the same command goes on there"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return finish(config, trainer, artifact, processor)
 
 
@@ -235,7 +242,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
         if value is not None and value != inherited:
             changes[key] = value
         source = "overridden" if key in changes else "inherited"
-        console.print(f"[dim]{key}: {value if key in changes else inherited} ({source})")
+        say(f"[dim]{key}: {value if key in changes else inherited} ({source})")
     return dataclasses.replace(previous.bases, **changes)
 
 
@@ -253,7 +260,13 @@ def print_table(stage: str, rows: list[PartRow]) -> None:
         table.add_column(column, justify="left" if column in ("part", "training") else "right")
     for row in rows:
         table.add_row(row.part, row.training, f"{row.trainable:,}", f"{row.total:,}")
-    console.print(table)
+    say(table)
+
+
+def say(what: Any) -> None:
+    """Print to the screen, once for all processes."""
+    if distributed.is_main():
+        console.print(what)
 
 
 def run_folder(config: StageConfig) -> Path:
@@ -294,7 +307,8 @@ def build_trainer(
         "logging_steps": config.log_steps,
         "report_to": [name for name in config.report_to if name != "tensorboard"],
         "dataloader_num_workers": config.workers,
-        "deepspeed": str(config.deepspeed) if config.deepspeed else None,
+        "ddp_find_unused_parameters": config.vision.train != "frozen",  # layers past the one read
+        "ddp_timeout": int(config.timeout),
     }
     return TreeTrainer(
         model=model,
@@ -305,10 +319,19 @@ def build_trainer(
         artifact=artifact,
         part_rates=config.part_rates(),
         update=config.optimizer,
+        order=data_order(config),
         meter=RunMeter.from_stage(config, hardware, model, processor, rows.tasks),
         rows_per_pass=config.rows_per_pass,
         curriculum=curriculum_of(config, rows),
     )
+
+
+def data_order(config: StageConfig) -> dict[str, Any]:
+    """What decides which faces and questions a step sees; it must not change within a run."""
+    keys = ("data", "seed", "tasks", "max_questions_per_face", "max_tokens", "curriculum")
+    given = json.loads(config.model_dump_json())
+    faces = config.faces_per_device * config.accumulation * distributed.world()
+    return {**{key: given[key] for key in keys}, "faces_per_step": faces}
 
 
 def finish(
@@ -316,36 +339,48 @@ def finish(
 ) -> Path:
     """Write the artifact and remove the run folder."""
     report = trainer.end_of_run()
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.is_world_process_zero():
-        run = run_folder(config)
-        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        manifest = read_manifest(config.data)
-        entry = {
-            "stage": config.stage,
-            "config": json.loads(config.model_dump_json()),
-            "data": str(config.data),
-            "data_fingerprint": manifest_fingerprint(manifest),
-            "protocols": protocols_of(manifest),
-            "held_out": manifest.get("holdout_attributes") or [],
-            "faces": manifest.get("faces", "none"),
-            "steps": trainer.state.global_step,
-            "first_loss": losses[0] if losses else float("nan"),
-            "last_loss": losses[-1] if losses else float("nan"),
-            "versions": package_versions(),
-            "speed": report,
-            "sources": data_sources(manifest),
-            "licences": base_licences(artifact.bases),
-        }
-        artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
-        files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
-        files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
-        files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_artifact(model, processor, artifact, config.out, state=state, extra_files=files)
-        shutil.rmtree(run)
-    trainer.accelerator.wait_for_everyone()
+    weights = trainer.whole_weights()
+    distributed.on_main(
+        lambda: write_artifact(config, trainer, artifact, processor, weights, report)
+    )
     return config.out
+
+
+def write_artifact(
+    config: StageConfig,
+    trainer: TreeTrainer,
+    artifact: Artifact,
+    processor: FaceProcessor,
+    weights: dict[str, torch.Tensor],
+    report: dict[str, float],
+) -> None:
+    """Write the stage's artifact from the trained weights and the run's speed, on one process."""
+    run = run_folder(config)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    manifest = read_manifest(config.data)
+    entry = {
+        "stage": config.stage,
+        "config": json.loads(config.model_dump_json()),
+        "data": str(config.data),
+        "data_fingerprint": manifest_fingerprint(manifest),
+        "protocols": protocols_of(manifest),
+        "held_out": manifest.get("holdout_attributes") or [],
+        "faces": manifest.get("faces", "none"),
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else float("nan"),
+        "last_loss": losses[-1] if losses else float("nan"),
+        "versions": package_versions(),
+        "speed": report,
+        "sources": data_sources(manifest),
+        "licences": base_licences(artifact.bases),
+    }
+    artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
+    files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
+    files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
+    files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_artifact(model, processor, artifact, config.out, state=weights, extra_files=files)
+    shutil.rmtree(run)
 
 
 def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> list[dict]:
