@@ -95,12 +95,10 @@ def main() -> None:
         write_answers(arguments.root, arguments.system, arguments.seed, arguments.test, answers)
     else:
         rows = rows_of(arguments.root)
-        made = json_lines(rows, arguments.rival) if arguments.json else None
-        print(
-            "\n".join(made)
-            if made is not None
-            else markdown(rows, classes_of(arguments.root), arguments.rival)
-        )
+        if arguments.json:
+            print("\n".join(json_lines(rows, arguments.rival)))
+        else:
+            print(markdown(rows, classes_of(arguments.root), arguments.rival))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from data_pipeline.sources.base import hash_split
 CLASSES = CLASS_SETS["basic7"]
 PHOTOGRAPHED = tuple(name for name in CLASSES if name != "fear")  # 16 photographs of it
 SEED, BATCH = 4711, 16
-LFW_SPLIT = "hash-70-10-20"
+LFW_SPLIT = "hash-60-20-20"
 COVERED = 0.3  # of the picture's side: the bar over eyes or mouth
 
 
@@ -84,7 +84,7 @@ def occluded(record: FaceRecord) -> FaceRecord:
 
 
 def photographs(table: Path, out: Path, most: int) -> None:
-    """LFW faces as source (70, 10, 20 % by person), the other subset as target.
+    """LFW faces as source (60, 20, 20 % by person), the other subset as target.
 
     Args:
         table: parquet with id, image, subject, subset and expression.
@@ -128,7 +128,5 @@ def _write(
         for record in records:
             writer.add(record)
         about = {"sources": [{"source": protocol.split("/")[0], "protocol": protocol}]}
-        text = json.dumps(
-            {**about, "counts": writer.counts, "seed": SEED, "classes": classes}, indent=1
-        )
-        (writer.folder / "manifest.json").write_text(text + "\n")
+        about |= {"counts": writer.counts, "seed": SEED, "classes": classes}
+        (writer.folder / "manifest.json").write_text(json.dumps(about, indent=1) + "\n")
