@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,52 @@ def open_rgb(source: Any, name: str) -> Image.Image:
         ) from error
 
 
+def plain_columns(records: Sequence[FaceRecord]) -> dict[str, pa.Array]:
+    """Return the columns of :data:`FEATURES` but ``qa``, built whole instead of row by row."""
+    types = {field.name: field.type for field in FEATURES.arrow_schema}
+    images = [record.image for record in records]
+    bytes_ = pa.array([i if isinstance(i, bytes) else None for i in images], pa.binary())
+    paths = pa.array([None if isinstance(i, bytes) else i for i in images], pa.string())
+    values: dict[str, list[Any]] = {
+        name: [getattr(record, name) for record in records]
+        for name in ("id", "source", "split", "subject", "caption", "licence")
+    }
+    values["box"] = [list(record.box) for record in records]
+    values["labels"] = [json.dumps(record.labels, sort_keys=True) for record in records]
+    columns = {name: pa.array(column, types[name]) for name, column in values.items()}
+    columns["image"] = pa.StructArray.from_arrays([bytes_, paths], fields=list(types["image"]))
+    return columns
+
+
+def qa_column(rows: Sequence[Sequence[QA]]) -> pa.Array:
+    """Return the ``qa`` column of the questions of each record."""
+    kind = FEATURES.arrow_schema.field("qa").type
+    flat = [qa for qas in rows for qa in qas]
+    choices = pa.ListArray.from_arrays(
+        _offsets([qa.choices for qa in flat]),
+        pa.array([choice for qa in flat for choice in qa.choices], pa.string()),
+        type=kind.value_type.field("choices").type,
+    )
+    arrays = [
+        choices
+        if field.name == "choices"
+        else pa.array([getattr(qa, field.name) for qa in flat], field.type)
+        for field in kind.value_type
+    ]
+    struct = pa.StructArray.from_arrays(arrays, fields=list(kind.value_type))
+    return pa.ListArray.from_arrays(_offsets(rows), struct, type=kind)
+
+
+def _offsets(lists: Sequence[Sequence[Any]]) -> pa.Array:
+    return pa.array(accumulate(map(len, lists), initial=0), pa.int32())
+
+
+def table_of(columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Return columns as a table of :data:`FEATURES`."""
+    schema = FEATURES.arrow_schema
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
 @dataclass
 class DatasetWriter:
     """Writes records into shards of a folder that appears whole or not at all.
@@ -161,32 +208,40 @@ class DatasetWriter:
     folder: Path
     rows_per_shard: int = 2000
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    _pending: dict[str, list[dict[str, Any]]] = field(
+    _pending: dict[str, list[FaceRecord]] = field(
         default_factory=lambda: {split: [] for split in SPLITS}
     )
-    _shards: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    _open: dict[str, pq.ParquetWriter] = field(default_factory=dict)
 
     def add(self, record: FaceRecord) -> None:
-        """Queue one record; full shards go to disk at once, so memory stays bounded."""
+        """Queue one record; full row groups go to disk at once, so memory stays bounded."""
         if record.split not in SPLITS:
             raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
-        self._pending[record.split].append(record.to_row())
+        self._pending[record.split].append(record)
         self.counts[record.split] += 1
-        if len(self._pending[record.split]) >= self.rows_per_shard:
+        full = self.counts[record.split] % self.rows_per_shard == 0
+        if full or len(self._pending[record.split]) == ROWS_PER_GROUP:
             self._flush(record.split)
+        if full:
+            self._open.pop(record.split).close()
 
     def finish(self) -> None:
         """Write what is still queued."""
         for split in SPLITS:
             if self._pending[split]:
                 self._flush(split)
+        for writer in self._open.values():
+            writer.close()
+        self._open.clear()
 
     def _flush(self, split: str) -> None:
-        name = f"{split}-{self._shards[split]:05d}.parquet"
-        table = pa.Table.from_pylist(self._pending[split], schema=FEATURES.arrow_schema)
-        pq.write_table(table, self.folder / name, row_group_size=ROWS_PER_GROUP)
-        self._shards[split] += 1
-        self._pending[split] = []
+        if split not in self._open:
+            number = (self.counts[split] - 1) // self.rows_per_shard
+            path = self.folder / f"{split}-{number:05d}.parquet"
+            self._open[split] = pq.ParquetWriter(path, FEATURES.arrow_schema)
+        records, self._pending[split] = self._pending[split], []
+        columns = plain_columns(records) | {"qa": qa_column([record.qa for record in records])}
+        self._open[split].write_table(table_of(columns))
 
 
 @contextmanager
