@@ -13,7 +13,6 @@ from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
 from data_pipeline.questions.balance import AnswerWeights
 from data_pipeline.recipe import LoadedRecipe, Ready
-from data_pipeline.sources import fingerprint
 from data_pipeline.tables import rendered
 from data_pipeline.tally import Account, LabelTally, LeakCheck
 
@@ -38,7 +37,7 @@ def make_manifest(
         "leak_check": leaks.as_dict() | {"unasked": _unasked(tallies, leaks.held_out)},
         "subject_leaks": 0,
         "faces": recipe.faces,
-        "images": recipe.images,
+        "images": recipe.model_dump(mode="json")["images"],
         "max_questions_per_face": recipe.max_questions_per_face,
         "sources": [
             _source(ready, account) for ready, account in zip(loaded.sources, accounts, strict=True)
@@ -53,7 +52,7 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
     return {
         "source": entry.source,
         "root": str(entry.root),
-        "fingerprint": fingerprint(ready.root),
+        "fingerprint": account.fingerprint,
         "protocol": ready.protocol.name,
         "options": ready.options.model_dump(mode="json", exclude_defaults=True),
         "licences": dict(sorted(account.licences.items())),

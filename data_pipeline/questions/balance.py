@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from data_pipeline.questions.forms import FORMS, digest
 from data_pipeline.questions.question_set import QuestionSet
@@ -55,6 +54,12 @@ def count_answers(counts: AnswerCounts, qas: Iterable[QA], tasks: frozenset[str]
             counts.setdefault((qa.task, qa.name), Counter())[qa.answer] += 1
 
 
+def merge_answers(counts: AnswerCounts, later: AnswerCounts) -> None:
+    """Add the counts of other records to ``counts``."""
+    for key, answers in later.items():
+        counts.setdefault(key, Counter()).update(answers)
+
+
 def weights_of(counts: AnswerCounts) -> AnswerWeights:
     """Return the balance weights of every (task, name)."""
     return {key: balance_weights(answers) for key, answers in sorted(counts.items())}
@@ -63,9 +68,7 @@ def weights_of(counts: AnswerCounts) -> AnswerWeights:
 def weigh(qas: Sequence[QA], weights: AnswerWeights, factor: float = 1.0) -> tuple[QA, ...]:
     """Multiply each question's weight by its balance weight and by ``factor``."""
     return tuple(
-        replace(
-            qa, weight=qa.weight * factor * weights.get((qa.task, qa.name), {}).get(qa.answer, 1)
-        )
+        qa.weighing(qa.weight * factor * weights.get((qa.task, qa.name), {}).get(qa.answer, 1))
         for qa in qas
     )
 

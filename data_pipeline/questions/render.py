@@ -6,7 +6,7 @@ record never changes the words of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,12 +132,12 @@ def _thinned(
     return [item for item in items if not (item.answer == NO and item.name in gone)]
 
 
-def _clean(wording: Wording, item: Item, held_out: tuple[str, ...]) -> list[str]:
-    """Return the filled-in wordings that mention no held-out attribute, canonical one first."""
-    texts = [text.format_map(item.fields) for text in wording.wordings]
+def _clean(wording: Wording, item: Item, held_out: tuple[str, ...]) -> Sequence[str]:
+    """Return the wordings that, filled in, mention no held-out attribute, canonical one first."""
     if not held_out:
-        return texts
-    return [text for text in texts if mentions(text, held_out) is None]
+        return wording.wordings
+    filled = ((text, text.format_map(item.fields)) for text in wording.wordings)
+    return [text for text, said in filled if mentions(said, held_out) is None]
 
 
 def _qa(
@@ -148,7 +148,7 @@ def _qa(
     if not texts or leaking:
         return None
     draw = digest(context.key, form, item.name)
-    question = texts[_pick(draw, len(texts), chosen.canonical_share)]
+    question = texts[_pick(draw, len(texts), chosen.canonical_share)].format_map(item.fields)
     answers = wording.answers
     answer = answers[(draw >> 40) % len(answers)].format(answer=item.answer)
     choices = item.choices if answer in item.choices else ()
@@ -172,7 +172,8 @@ def _closed(
         return None
     truth: int | float
     truth = item.choices.index(item.answer) if item.truth is None else item.truth
-    return ClosedQuestion(FORMS[form].task, item.name, texts[0], item.choices, truth, item.values)
+    question = texts[0].format_map(item.fields)
+    return ClosedQuestion(FORMS[form].task, item.name, question, item.choices, truth, item.values)
 
 
 def _zero_shot(

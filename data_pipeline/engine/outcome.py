@@ -1,0 +1,104 @@
+"""Chunks of rows, and what became of each: all the manifest needs, without the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from data_pipeline.questions.balance import AnswerCounts
+from data_pipeline.records import FaceRecord
+from data_pipeline.sources import Dropped
+from data_pipeline.tally import Account, Drops, Face, LeakCheck, label_numbers, label_words
+
+ROWS_PER_CHUNK = 128
+Room = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of one source.
+
+    Args:
+        number: of the chunk in the whole build.
+        source: number of the recipe's entry.
+        rows: as the reader gave them.
+        room: split -> most faces that may be kept; None for no limit.
+    """
+
+    number: int
+    source: int
+    rows: tuple[FaceRecord | Dropped, ...]
+    room: Room | None = None
+
+
+def chunks_of(rows: Iterable[FaceRecord | Dropped], first: int, source: int) -> Iterator[Chunk]:
+    """Cut the rows of a source into chunks numbered from ``first``."""
+    rest = iter(rows)
+    number = first
+    while part := tuple(islice(rest, ROWS_PER_CHUNK)):
+        yield Chunk(number, source, part)
+        number += 1
+
+
+@dataclass
+class Outcome:
+    """What became of a chunk; survives a kill as json beside the spooled rows.
+
+    Args:
+        leaks: the check of its texts.
+        room: that of the chunk.
+        account: rows read, kept and dropped.
+        faces: every kept face, in order.
+        words: [split, label key, name, word, count] of the countable labels.
+        numbers: [split, name, value] of the numeric labels, in order.
+        answers: of the balanced training questions.
+    """
+
+    leaks: LeakCheck
+    room: Room | None = None
+    account: Account = field(default_factory=Account)
+    faces: list[Face] = field(default_factory=list)
+    words: list[tuple[str, str, str, str, int]] = field(default_factory=list)
+    numbers: list[tuple[str, str, float]] = field(default_factory=list)
+    answers: AnswerCounts = field(default_factory=dict)
+
+    def count(self, records: Iterable[FaceRecord]) -> None:
+        """Add the labels of the kept faces."""
+        words: Counter[tuple[str, str, str, str]] = Counter()
+        for record in records:
+            words.update([(record.split, *word) for word in label_words(record.labels)])
+            for name, value in label_numbers(record.labels):
+                self.numbers.append((record.split, name, float(value)))
+        self.words = [(*key, n) for key, n in words.items()]
+
+    def fits(self, room: Room | None) -> bool:
+        """Tell whether it is what the chunk gives with this much room."""
+        if room is None or self.room is None:
+            return room is self.room
+        kept = self.account.kept
+        return all(kept[split] < room[split] or self.room[split] == room[split] for split in room)
+
+    def to_json(self) -> str:
+        """Return all of it as text."""
+        fields = {**vars(self), "answers": list(self.answers.items())}  # keys are pairs
+        return json.dumps(fields, default=vars)
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        """Rebuild what :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        fields["leaks"] = LeakCheck(**fields["leaks"])
+        fields["account"] = _account(fields["account"])
+        fields["answers"] = {tuple(key): Counter(counts) for key, counts in fields["answers"]}
+        return cls(**fields)
+
+
+def _account(fields: dict[str, Any]) -> Account:
+    drops = fields.pop("drops")
+    found = Drops(Counter(drops["counts"]), defaultdict(list, drops["examples"]))
+    counts = {k: Counter(v) if isinstance(v, dict) else v for k, v in fields.items()}
+    return Account(drops=found, **counts)
