@@ -7,6 +7,7 @@ lie on storage all of them see, as must the sources.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ class RayEngine:
             self.ray.init(log_to_driver=False, include_dashboard=False, **here)
             self.ours = True
         self.ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)  # two lines a wave otherwise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -71,7 +73,8 @@ class RayEngine:
         """Results in the order of the jobs, whichever ends first: each carries its place."""
         items = [{"place": place, "job": pickle.dumps(job)} for place, job in enumerate(wave)]
         data = self.ray.data.from_items(items, override_num_blocks=len(items))
-        done = data.map(partial(_work, work), concurrency=self.workers)
+        most = self.workers and min(self.workers, len(items))
+        done = data.map(partial(_work, work), compute=self.ray.data.TaskPoolStrategy(most))
         rows = sorted(done.iter_rows(), key=lambda row: row["place"])
         return (pickle.loads(row["result"]) for row in rows)
 
