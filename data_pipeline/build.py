@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from data_pipeline.engine import (
     workspace,
     write_shard,
 )
+from data_pipeline.faces import crop_record
 from data_pipeline.labels.validate import validate_labels
 from data_pipeline.manifest import dataset_card, make_manifest
 from data_pipeline.questions.balance import (
@@ -232,43 +233,48 @@ class _Preparer:
         return outcome
 
     def _taken(self, chunk: Chunk, ready: Ready, outcome: Outcome) -> Iterator[FaceRecord]:
-        """Yield the records that pass every check and fall under ``take``."""
+        """Yield the faces that pass every check and fall under ``take``."""
         account = outcome.account
         for row in chunk.rows:
             account.read += 1
             if isinstance(row, FaceRecord) and not self._takes(row, ready, account, chunk.room):
                 account.not_taken += 1
                 continue
-            checked = row if isinstance(row, Dropped) else self._checked(row)
-            if isinstance(checked, FaceRecord) and not checked.licence:
-                checked = replace(checked, licence=ready.source.licence)
-            if isinstance(checked, Dropped):
-                account.drops.add(checked)
-                continue
-            account.add(checked)
-            outcome.faces.append((checked.id, checked.source, checked.subject, checked.split))
-            yield checked
+            for face in [row] if isinstance(row, Dropped) else self._checked(row, ready):
+                if isinstance(face, Dropped):
+                    account.drops.add(face)
+                elif chunk.room is None or account.kept[face.split] < chunk.room[face.split]:
+                    account.add(face)
+                    outcome.faces.append((face.id, face.source, face.subject, face.split))
+                    yield face
 
     def _takes(self, record: FaceRecord, ready: Ready, account: Account, room: Room | None) -> bool:
+        if record.split not in SPLITS:
+            raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
         kind, _, amount = ready.entry.take.partition(":")
         if room is not None:  # first:N
-            return account.kept[record.split] < room.get(record.split, 0)
+            return account.kept[record.split] < room[record.split]
         if kind == "random":
             place = digest("take", self.recipe.seed, record.id) % 1_000_000 / 10_000
             return place < float(amount.rstrip("%"))
         return True
 
-    def _checked(self, record: FaceRecord) -> FaceRecord | Dropped:
-        if record.split not in SPLITS:
-            raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
+    def _checked(self, record: FaceRecord, ready: Ready) -> Sequence[FaceRecord | Dropped]:
+        """Return the faces of one row, or why there are none."""
         problems = validate_labels(record.labels)
         if problems:
-            return Dropped(f"labels: {problems[0]}", record.id)
+            return [Dropped(f"labels: {problems[0]}", record.id)]
         images = self.recipe.images
-        checked = _with_image(record, images != "link", self.recipe.min_side)
-        if isinstance(checked, FaceRecord) and isinstance(images, Reencoded):
-            return reencoded(checked, images.reencode)
-        return checked
+        if not record.licence:
+            record = replace(record, licence=ready.source.licence)
+        opened = _with_image(record, images != "link", self.recipe.min_side)
+        if isinstance(opened, Dropped):
+            return [opened]
+        if ready.faces.mode != "none":
+            return crop_record(opened, ready.faces)
+        if isinstance(images, Reencoded) and not opened.crop:  # a crop has its policy's size
+            return [reencoded(opened, images.reencode)]
+        return [opened]
 
     def _admit(self, record: FaceRecord, ready: Ready, outcome: Outcome) -> FaceRecord:
         leaks = outcome.leaks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.faces.policy import NO_FACES, FacePolicy
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
 from data_pipeline.questions.balance import AnswerWeights
@@ -36,7 +38,7 @@ def make_manifest(
         "holdout_attributes": list(recipe.holdout_attributes),
         "leak_check": leaks.as_dict() | {"unasked": _unasked(tallies, leaks.held_out)},
         "subject_leaks": 0,
-        "faces": recipe.faces,
+        "faces": crop_policy(loaded, accounts).as_manifest(),
         "images": recipe.model_dump(mode="json")["images"],
         "max_questions_per_face": recipe.max_questions_per_face,
         "sources": [
@@ -62,8 +64,25 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
         "rows_read": account.read,
         "rows_not_taken": account.not_taken,
         "kept": dict(sorted(account.kept.items())),
+        "faces": {
+            "policies": dict(sorted(account.policies.items())),
+            "found_by": dict(sorted(account.found_by.items())),
+        },
         "dropped": account.drops.as_dict(),
     }
+
+
+def crop_policy(loaded: LoadedRecipe, accounts: Sequence[Account]) -> FacePolicy:
+    """Return the policy by which most faces were cropped: what a new photograph needs.
+
+    Pictures that came cropped say nothing about photographs and do not count.
+    """
+    used = sum((account.policies for account in accounts), Counter[str]())
+    if not used:
+        return NO_FACES
+    name = max(used, key=lambda each: (used[each], each))
+    stated = [ready.faces for ready in loaded.sources if ready.faces.name == name]
+    return stated[0] if stated else FacePolicy.from_name(name)
 
 
 def _unasked(tallies: Mapping[str, LabelTally], held_out: tuple[str, ...]) -> list[str]:
@@ -120,6 +139,9 @@ No person stands in two splits.
 
 The pictures keep the licences of their sources.
 
+## Faces
+{faces}
+
 ## Held out
 {held_out}
 """
@@ -136,8 +158,18 @@ def dataset_card(name: str, manifest: Mapping[str, Any]) -> str:
         files="\n".join(_file_line(split) for split in manifest["splits"]),
         splits="\n".join(_split_line(*pair) for pair in manifest["splits"].items()),
         sources="\n".join(map(_source_line, manifest["sources"])),
+        faces=_faces_line(manifest["faces"]),
         held_out=said if held else "No attribute is held out.",
         **{key: manifest[key] for key in ("version", "seed", "questions", "template_hash")},
+    )
+
+
+def _faces_line(faces: Mapping[str, Any] | str) -> str:
+    if isinstance(faces, str):
+        return "The pictures are used as the sources give them."
+    policy = faces["policy"]
+    return (
+        f"Cut from photographs by crop policy `{policy}`; the column `crop` says how, face by face."
     )
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_pipeline.faces.policy import NO_FACES, FacePolicy, Faces
 from data_pipeline.labels.leaks import canonical_held_out
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
@@ -44,6 +45,7 @@ class SourceEntry(BaseModel):
             a source brings along).
         take: ``all``, ``first:N`` (of each split, in source order) or ``random:P%``.
         weight: factor on the loss weight of this source's training questions.
+        faces: overrides the recipe's ``faces`` for this source.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -54,6 +56,7 @@ class SourceEntry(BaseModel):
     tasks: tuple[str, ...] | None = None
     take: str = "all"
     weight: float = Field(default=1.0, gt=0)
+    faces: Faces | None = None
 
     @field_validator("take")
     @classmethod
@@ -90,7 +93,9 @@ class Recipe(BaseModel):
         questions: shipped question set (``compact``, ``full``) or a YAML file of one's own.
         expression_classes: overrides the set's classes.
         grids: overrides the set's numeric grids.
-        faces: ``none``: pictures are used as they are (already cropped to the face).
+        faces: ``none``: pictures are used as they are (already cropped to the face);
+            ``detect``, or a mapping of :class:`data_pipeline.faces.FacePolicy`: faces are found
+            in photographs and cut out.
         images: ``embed`` bytes into the dataset, ``link`` files by absolute path, or embed them
             saved anew: ``{reencode: {side: 224, quality: 90}}``.
         min_side: smaller pictures (px) are dropped.
@@ -107,21 +112,18 @@ class Recipe(BaseModel):
     questions: str = "compact"
     expression_classes: Literal["basic7", "canonical8"] | None = None
     grids: Grids | None = None
-    faces: str = "none"
+    faces: Faces = NO_FACES
     images: Literal["embed", "link"] | Reencoded = "embed"
     min_side: int = Field(default=16, ge=1)
     max_questions_per_face: int | None = Field(default=None, ge=1)
     rows_per_shard: int = Field(default=2000, ge=1)
 
-    @field_validator("faces")
-    @classmethod
-    def _only_none(cls, value: str) -> str:
-        if value != "none":
-            raise ValueError(
-                f"{value!r} is not available: this version has no face detector; "
-                "give pictures already cropped to the face and write `faces: none`"
-            )
-        return value
+    @model_validator(mode="after")
+    def _crops_are_embedded(self) -> Recipe:
+        policies = [self.faces, *(entry.faces for entry in self.sources if entry.faces)]
+        if self.images == "link" and any(policy.mode == "detect" for policy in policies):
+            raise ValueError("`faces: detect` makes new pictures: write `images: embed`")
+        return self
 
     @field_validator("holdout_attributes")
     @classmethod
@@ -131,13 +133,14 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class Ready:
-    """One source entry with everything looked up: reader, options, root, protocol."""
+    """One source entry with everything looked up: reader, options, root, protocol, crop policy."""
 
     entry: SourceEntry
     source: Source
     options: SourceOptions
     root: Path
     protocol: Protocol
+    faces: FacePolicy
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Load
     """
     path = _find(path_or_name)
     recipe = load_yaml_model(path, Recipe, overrides)
-    ready = tuple(_ready(entry, path, n) for n, entry in enumerate(recipe.sources))
+    ready = tuple(_ready(recipe, path, number) for number in range(len(recipe.sources)))
     return LoadedRecipe(recipe, _question_set(recipe, path), ready)
 
 
@@ -183,14 +186,16 @@ def _question_set(recipe: Recipe, path: Path) -> QuestionSet:
     return QuestionSet.load(name, expression_classes=recipe.expression_classes, grids=grids)
 
 
-def _ready(entry: SourceEntry, path: Path, number: int) -> Ready:
+def _ready(recipe: Recipe, path: Path, number: int) -> Ready:
+    entry = recipe.sources[number]
     where = f"{path}: sources.{number}"
     source = get_source(entry.source)
     extra = dict(entry.model_extra or {})
     _check_keys(extra, source, where)
     options = validate_model(extra, source.options, where)
     protocol = source.protocol(entry.protocol, options)
-    return Ready(entry, source, options, _root(entry.root, path, where), protocol)
+    root = _root(entry.root, path, where)
+    return Ready(entry, source, options, root, protocol, entry.faces or recipe.faces)
 
 
 def _check_keys(extra: dict[str, Any], source: Source, where: str) -> None:

@@ -48,6 +48,8 @@ FEATURES = datasets.Features(
             }
         ),
         "caption": datasets.Value("string"),
+        # json: how the image was cut from a photograph (policy, boxes, landmarks), or empty
+        "crop": datasets.Value("string"),
         "licence": datasets.Value("string"),
     }
 )
@@ -86,7 +88,10 @@ class FaceRecord:
         id: source plus a stable key from the distribution.
         image: encoded bytes, or a path to an image file.
         labels: canonical labels (see ``data_pipeline.labels``); an absent key is unknown.
-        box: (x0, y0, x1, y1) in pixels, or empty.
+        box: (x0, y0, x1, y1) of the face in pixels of the image, or empty.
+        crop: how the image was cut from a photograph (see ``data_pipeline.faces``): ``policy``,
+            and in pixels of the photograph ``box`` of the crop, ``face`` and ``landmarks``; empty
+            where it was not.
     """
 
     id: str
@@ -99,6 +104,7 @@ class FaceRecord:
     qa: tuple[QA, ...] = ()
     caption: str = ""
     licence: str = ""
+    crop: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> FaceRecord:
@@ -115,6 +121,7 @@ class FaceRecord:
             qa=tuple(QA(**{**qa, "choices": tuple(qa["choices"])}) for qa in row["qa"] or ()),
             caption=row["caption"] or "",
             licence=row["licence"] or "",
+            crop=json.loads(row.get("crop") or "{}"),  # a column of later versions
         )
 
     def open_image(self) -> Image.Image:
@@ -148,9 +155,14 @@ def plain_columns(records: Sequence[FaceRecord]) -> dict[str, pa.Array]:
     }
     values["box"] = [list(record.box) for record in records]
     values["labels"] = [json.dumps(record.labels, sort_keys=True) for record in records]
+    values["crop"] = [_json_or_nothing(record.crop) for record in records]
     columns = {name: pa.array(column, types[name]) for name, column in values.items()}
     columns["image"] = pa.StructArray.from_arrays([bytes_, paths], fields=list(types["image"]))
     return columns
+
+
+def _json_or_nothing(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True) if value else ""
 
 
 def qa_column(rows: Sequence[Sequence[QA]]) -> pa.Array:

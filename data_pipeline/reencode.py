@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import numpy as np
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_pipeline.faces.crop import labels_in_crop
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources.base import Dropped
 
@@ -27,7 +29,7 @@ class Reencode(BaseModel):
 
 
 def reencoded(record: FaceRecord, how: Reencode) -> FaceRecord | Dropped:
-    """Return a record with its picture as a new JPEG and its box in the new pixels.
+    """Return a record with its picture as a new JPEG, box and landmarks in its pixels.
 
     Large JPEGs are decoded at an eighth, a quarter or half their size where that is enough.
     """
@@ -46,4 +48,11 @@ def reencoded(record: FaceRecord, how: Reencode) -> FaceRecord | Dropped:
     buffer = io.BytesIO()
     upright.save(buffer, "JPEG", quality=how.quality, comment=b"")
     scale = min(1.0, how.side / before)
-    return replace(record, image=buffer.getvalue(), box=tuple(x * scale for x in record.box))
+    if scale == 1:
+        return replace(record, image=buffer.getvalue())
+    return replace(
+        record,
+        image=buffer.getvalue(),
+        box=tuple(x * scale for x in record.box),
+        labels=labels_in_crop(record.labels, np.array([[scale, 0, 0], [0, scale, 0]])),
+    )

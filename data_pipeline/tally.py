@@ -84,11 +84,16 @@ class Account:
     kept: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     drops: Drops = field(default_factory=Drops)
+    policies: Counter[str] = field(default_factory=Counter)
+    found_by: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: FaceRecord) -> None:
         """Count one kept face."""
         self.kept[record.split] += 1
         self.licences[record.licence or "unstated"] += 1
+        if record.crop:
+            self.policies[record.crop["policy"]] += 1
+            self.found_by[record.crop["found_by"]] += 1
 
     def merge(self, later: Account) -> None:
         """Add the account of the rows that follow."""

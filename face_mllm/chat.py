@@ -13,6 +13,7 @@ from PIL import Image
 from data_pipeline.records import open_rgb
 from face_mllm.artifact import QUESTIONS_FILE
 from face_mllm.errors import UserError
+from face_mllm.photographs import FacePicture, face_pictures, policy_for
 from face_mllm.scoring import LikelihoodScorer, generate_answer
 
 Picture = Image.Image | str | Path
@@ -43,6 +44,19 @@ class FaceMLLM:
             precision: auto, bf16 or fp32.
         """
         return cls(LikelihoodScorer.from_artifact(folder, precision), Path(folder))
+
+    def faces(self, photograph: Picture, how: str = "auto") -> list[FacePicture]:
+        """The faces in a photograph, cut as the training faces were, the largest first.
+
+        Args:
+            photograph: picture or path.
+            how: ``auto``, ``none`` or ``detect`` (see :func:`face_mllm.photographs.policy_for`).
+
+        Returns:
+            Pictures to :meth:`ask`, :meth:`score` or :meth:`describe`, each with its box.
+        """
+        policy = policy_for(self.folder, how)
+        return face_pictures(picture(photograph), str(photograph), policy)
 
     def ask(
         self,

@@ -21,7 +21,7 @@ from face_mllm.progress import quiet_libraries, terminal_progress
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
 INTERRUPTED = 130
 # modules that come with an extra of the package
-EXTRAS = {"anny": "synth", "warp": "synth"}
+EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
@@ -29,6 +29,12 @@ app.add_typer(data_app, name="data")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="key=value", help="Override settings.")
+]
+FaceChoice = Annotated[
+    str,
+    typer.Option(
+        "--faces", help="none: the picture is a face; detect: find faces; auto: as in training."
+    ),
 ]
 Model = Annotated[Path, typer.Option("--model", help="Artifact folder that `train` wrote.")]
 
@@ -146,14 +152,15 @@ def evaluate(
 @app.command()
 def describe(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Photographs, one face each.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     format_: Annotated[str, typer.Option("--format", help="json or csv.")] = "json",
+    faces: FaceChoice = "auto",
 ) -> None:
     """One row per face: expression probabilities, action units, attributes, age, head pose."""
     from face_mllm.describe import describe_images
 
     with terminal_progress("describing") as progress:
-        rows = describe_images(model, images, format_, progress)
+        rows = describe_images(model, images, format_, progress, faces)
     typer.echo(rows, nl=False)
 
 
@@ -162,11 +169,12 @@ def chat(
     model: Model,
     question: Annotated[str | None, typer.Argument(help="One question; none to converse.")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="Photograph of a face.")] = None,
+    faces: FaceChoice = "auto",
 ) -> None:
     """Ask about a face: one question, or a conversation in the terminal."""
     from face_mllm.terminal_chat import converse
 
-    converse(model, image, question)
+    converse(model, image, question, faces)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

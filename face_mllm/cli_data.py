@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from face_mllm.errors import UserError
 from face_mllm.progress import terminal_progress
 
 data_app = typer.Typer(help="Faces to questions: make, build, check and look at datasets.")
@@ -139,6 +142,70 @@ def inspect(
     typer.echo(found.text)
     if not found.ok:
         raise typer.Exit(1)
+
+
+@data_app.command()
+def annotate(
+    data: Annotated[
+        str, typer.Argument(help="Built dataset, folder of pictures, recipe YAML or its name.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    annotator: Annotated[
+        list[str],
+        typer.Option(
+            "--annotator",
+            metavar="KIND:MODEL[,key=value...]",
+            help="openai, hf or artifact; twice for consensus. See docs/annotate.md.",
+        ),
+    ],
+    attributes: Annotated[
+        str, typer.Option("--attributes", help="Comma-separated; what pictures show if empty.")
+    ] = "",
+    caption: Annotated[
+        bool, typer.Option("--caption/--no-caption", help="Ask for a description in words.")
+    ] = True,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", min=0, help="US dollars never exceeded.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first so many faces.")
+    ] = None,
+    keep_labels: Annotated[
+        bool, typer.Option("--keep-labels", help="Labels of the input stay, and win.")
+    ] = False,
+    skip_unanswered: Annotated[
+        bool, typer.Option("--skip-unanswered", help="Finish without faces that got no answer.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking.")] = False,
+) -> None:
+    """Captions and attribute labels for faces from vision models; the same command goes on.
+
+    Prints an estimate and asks before pictures leave this machine.
+    """
+    from data_pipeline import annotate as room
+
+    specs = room.parse_annotators(annotator)
+    asked = room.asked_attributes(attributes.split(",")) or room.DEFAULT_ATTRIBUTES
+    options = room.Options(max_cost, limit, keep_labels, skip_unanswered)
+    questions = room.Questions(asked, caption)
+    with terminal_progress() as progress:
+        manifest = room.annotate(
+            data, out, specs, questions, partial(_agreed, yes=yes), options, progress
+        )
+    if manifest is None:
+        raise typer.Exit(1)
+    typer.echo(room.summary(manifest))
+    typer.echo(out)
+
+
+def _agreed(estimate: str, remote: bool, yes: bool) -> bool:
+    """Print what annotating takes and ask where pictures would leave this machine."""
+    typer.echo(estimate)
+    if yes or not remote:
+        return True
+    if not sys.stdin.isatty():
+        raise UserError("nobody is there to confirm", "add --yes")
+    return typer.confirm("Send the pictures?")
 
 
 def _inspected(words: list[str], source: str | None) -> tuple[str, str | None, list[str]]:

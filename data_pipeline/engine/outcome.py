@@ -100,5 +100,7 @@ class Outcome:
 def _account(fields: dict[str, Any]) -> Account:
     drops = fields.pop("drops")
     found = Drops(Counter(drops["counts"]), defaultdict(list, drops["examples"]))
-    counts = {k: Counter(v) if isinstance(v, dict) else v for k, v in fields.items()}
-    return Account(drops=found, **counts)
+    counts: dict[str, Any] = {
+        name: Counter(value) if isinstance(value, dict) else value for name, value in fields.items()
+    }
+    return Account(**counts, drops=found)

@@ -81,6 +81,7 @@ class RayEngine:
 
 def _work(work: Callable[[Any], Any], row: dict[str, Any]) -> dict[str, Any]:
     """Run one job; a user's error comes back as a value, so that Ray does not wrap or retry it."""
+    result: tuple[Any, UserError | None]
     try:
         result = (work(pickle.loads(row["job"])), None)
     except UserError as error:

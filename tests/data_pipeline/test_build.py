@@ -310,7 +310,6 @@ def test_an_existing_folder_is_left_alone(folder):
     ("changes", "said"),
     [
         ({"holdout": []}, "unknown key 'holdout'.*holdout_attributes"),
-        ({"faces": "detect"}, "no face detector.*faces: none"),
         ({"questions": "compac"}, "no such question set"),
         ({"sources": [{"source": "rafbd", "root": "faces"}]}, "unknown source 'rafbd'"),
         ({"sources": [{"source": "records", "root": "face"}]}, "root face does not exist"),

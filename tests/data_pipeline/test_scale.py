@@ -317,8 +317,9 @@ def test_pictures_saved_anew(tmp_path):
     exif[0x0112] = 6  # lies on its side
     exif[0x010F] = "a camera"
     cut = drawing(3, 600)
+    marks = {"landmarks": [[300.0, 450.0], [150.0, 75.0]], "head_pose": {"roll": 3.0}}
     with write_dataset(tmp_path / "faces") as writer:
-        writer.add(face(1, image=drawing(1, 600), box=(60.0, 0.0, 300.0, 150.0)))
+        writer.add(face(1, image=drawing(1, 600), labels=marks, box=(60.0, 0.0, 300.0, 150.0)))
         writer.add(face(2, image=drawing(2, 600, exif=exif, comment="taken by me")))
         writer.add(face(3, image=cut[: len(cut) // 2]))
         writer.add(face(4, image=drawing(4, 100), box=(1.0, 2.0, 3.0, 4.0)))
@@ -332,6 +333,8 @@ def test_pictures_saved_anew(tmp_path):
     found = sizes(tmp_path / "out")
     assert found["s_1"] == ((224, 336), pytest.approx((22.4, 0, 112, 56)))
     assert found["s_2"][0] == (336, 224)
+    labels = next(iter_records(tmp_path / "out")).labels
+    assert labels == {"landmarks": [[112.0, 168.0], [56.0, 28.0]], "head_pose": {"roll": 3.0}}
     assert found["s_4"] == ((100, 150), (1, 2, 3, 4))
     with pytest.raises(UserError, match=r"unknown key.*sid"):
         build(recipe, tmp_path / "bad", ["images.reencode.sid=3"])

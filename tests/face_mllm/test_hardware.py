@@ -1,5 +1,8 @@
 """Device, dtype, threads and memory: chosen by capability, overridable, explained."""
 
+import ctypes
+
+import psutil
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from face_mllm.hardware import (
     best_dtype,
     choose_hardware,
     for_precision,
+    release_memory,
     usable_cpus,
     usable_memory,
 )
@@ -99,3 +103,16 @@ def test_precision_words_of_the_configs(word, dtype):
     assert (hardware.torch_dtype, hardware.autocast) == (dtype, word == "bf16")
     with pytest.raises(UserError, match="auto, bf16 or fp32"):
         for_precision("half")
+
+
+def test_memory_goes_back_to_the_system():
+    def resident():
+        return psutil.Process().memory_info().rss
+
+    pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's threshold for own mappings
+    kept = pieces[::100]  # holes, which free() alone keeps
+    full = resident()
+    del pieces
+    release_memory()
+    assert resident() < full - 50e6 or not hasattr(ctypes.CDLL(None), "malloc_trim")
+    assert len(kept) == 10

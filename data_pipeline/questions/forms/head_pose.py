@@ -41,7 +41,7 @@ def pose_words(axis: str, degrees: int) -> str:
     return f"{positive if degrees > 0 else negative} {abs(degrees)}"
 
 
-@form("head_pose/words", "head_pose", "axis")
+@form("head_pose/words", "head_pose", "axis", "positive", "zero", "negative")
 def _pose_words(labels: Labels, context: Context) -> Iterator[Item]:
     pose, grid = labels.get("head_pose", {}), context.pose
     for axis in POSE_AXES:
@@ -50,4 +50,5 @@ def _pose_words(labels: Labels, context: Context) -> Iterator[Item]:
             degrees = round(value) if context.exact else grid.nearest(value)
             choices = tuple(pose_words(axis, point) for point in grid.points)
             answer = pose_words(axis, degrees)
-            yield Item(axis, answer, {"axis": axis}, choices, grid.values, value)
+            words = dict(zip(("positive", "zero", "negative"), POSE_WORDS[axis], strict=True))
+            yield Item(axis, answer, {"axis": axis, **words}, choices, grid.values, value)
