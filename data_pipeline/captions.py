@@ -13,13 +13,20 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from data_pipeline.labels.action_units import AULabel, is_active, parse_action_unit
+from data_pipeline.labels.action_units import (
+    ACTIVE_THRESHOLD,
+    AULabel,
+    is_active,
+    parse_action_unit,
+)
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.expressions import ADJECTIVES
 from data_pipeline.labels.leaks import canonical_held_out, mentions
 
 GRADES = ("", "trace of", "slight", "marked", "strong", "extreme")  # FACS grades A to E in words
 FRONTAL_DEGREES = 8.0  # within this the head counts as facing the camera
+GENERAL = ("a face", "a person", "a photo of a face")  # all that can be said of anybody
+DRAFTS = 8  # a caption that says nothing by chance is drawn again, at most so often
 SHORT_WORDS = 24  # with SmolLM2's tokenizer this stays within 30 tokens
 
 _GENDER_NOUNS = {"male": ("a man", "a male face"), "female": ("a woman", "a female face")}
@@ -31,6 +38,7 @@ def caption(
     held_out: Iterable[str] = (),
     *,
     short: bool = False,
+    threshold: float = ACTIVE_THRESHOLD,
 ) -> str:
     """Write one caption.
 
@@ -39,6 +47,7 @@ def caption(
         rng: source of every random choice; the same state gives the same caption.
         held_out: attribute names that must leave no word in the caption.
         short: at most about 30 LLM tokens (stage-1 alignment) instead of about 40 to 60.
+        threshold: smallest AU intensity that counts as active.
 
     Returns:
         One line of text such as ``"a woman, AU12 lip corner puller, turned left"``.
@@ -47,13 +56,31 @@ def caption(
     subject = _pick(_subjects(labels), banned, rng) or "a face"
     clauses = [
         clause
-        for wordings in _chosen_topics(labels, rng, short)
+        for wordings in _chosen_topics(labels, rng, short, threshold)
         if (clause := _pick(wordings, banned, rng))
     ]
     rng.shuffle(clauses)
     if short:
         clauses = _fitting(clauses, SHORT_WORDS - _length(subject))
     return ", ".join([subject, *clauses])
+
+
+def telling_caption(
+    labels: dict[str, Any],
+    rng: random.Random,
+    held_out: Iterable[str] = (),
+    *,
+    short: bool = False,
+    threshold: float = ACTIVE_THRESHOLD,
+) -> str:
+    """Write a caption that says something of this face, or an empty one where no label does.
+
+    The arguments are those of :func:`caption`.
+    """
+    drafts = (
+        caption(labels, rng, held_out, short=short, threshold=threshold) for _ in range(DRAFTS)
+    )
+    return next((draft for draft in drafts if draft not in GENERAL), "")
 
 
 def statements(key: str, name: str, value: Any, held_out: Iterable[str] = ()) -> list[str]:
@@ -102,16 +129,17 @@ def _subjects(labels: dict[str, Any]) -> list[str]:
     male = labels.get("attributes", {}).get("male")
     if gender is None and male is not None:
         gender = "male" if male else "female"
-    general = ["a face", "a person", "a photo of a face"]
     if gender not in _GENDER_NOUNS:
-        return general
+        return list(GENERAL)
     nouns = _GENDER_NOUNS[gender]
-    return [*nouns, *nouns, f"a photo of {nouns[0]}", *general[:1]]
+    return [*nouns, *nouns, f"a photo of {nouns[0]}", *GENERAL[:1]]
 
 
-def _chosen_topics(labels: dict[str, Any], rng: random.Random, short: bool) -> list[list[str]]:
+def _chosen_topics(
+    labels: dict[str, Any], rng: random.Random, short: bool, threshold: float
+) -> list[list[str]]:
     """Draw what to speak of; each topic is the list of its wordings."""
-    active, quiet = _action_unit_topics(labels.get("action_units", {}))
+    active, quiet = _action_unit_topics(labels.get("action_units", {}), threshold)
     present, missing = _attribute_topics(labels.get("attributes", {}), short)
     person = [topic for topic in (_expression(labels), _age(labels)) if topic]
     pose = _pose_topics(labels.get("head_pose"))
@@ -156,9 +184,11 @@ def _age(labels: dict[str, Any]) -> list[str]:
 
 
 def _action_unit_topics(
-    units: dict[str, AULabel],
+    units: dict[str, AULabel], threshold: float
 ) -> tuple[list[list[str]], list[list[str]]]:
-    active = [_active_unit(key, value) for key, value in units.items() if is_active(value)]
+    active = [
+        _active_unit(key, value) for key, value in units.items() if is_active(value, threshold)
+    ]
     quiet = [_quiet_unit(key) for key, value in units.items() if float(value) < 0.5]
     return active or ([["no active action units"]] if units else []), quiet
 
@@ -167,7 +197,7 @@ def _active_unit(key: str, value: AULabel) -> list[str]:
     unit = parse_action_unit(key)
     named = [f"{unit.label} {unit.name}", f"{unit.label} {unit.short}"]
     if not isinstance(value, bool):
-        grade = GRADES[min(5, max(2, round(float(value))))]
+        grade = GRADES[min(5, max(1, round(float(value))))]
         named += [f"{grade} {text}" for text in named]
     # the bare number remains where a held-out attribute bans the words
     return [*named, unit.label]
@@ -197,7 +227,7 @@ def _attribute_topics(
 
 def _pose_topics(pose: dict[str, float] | None) -> list[list[str]]:
     """Directions as seen in the image: yaw > 0 left, pitch > 0 up, roll > 0 clockwise."""
-    if pose is None:
+    if not pose:
         return []
     sides = (
         ("yaw", "head turned left", "head turned right"),

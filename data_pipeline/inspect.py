@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.labels.action_units import ACTIVE_THRESHOLD
 from data_pipeline.labels.validate import validate_labels
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import SPLITS, FaceRecord
@@ -103,7 +104,7 @@ class Reading:
             self.drops.add(row)
             return
         self.found[row.split] += 1
-        self.tally.add(row)
+        self.tally.add(row, self.protocol.targets.get("active_threshold", ACTIVE_THRESHOLD))
         self.keys.update(row.labels.keys())
         self.pictures.add(row.image)
 

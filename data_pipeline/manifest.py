@@ -13,6 +13,8 @@ from rich.text import Text
 from data_pipeline.faces.policy import NO_FACES, FacePolicy
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
+from data_pipeline.protocols import TARGETS
+from data_pipeline.questions import QuestionSet
 from data_pipeline.questions.balance import AnswerWeights
 from data_pipeline.recipe import LoadedRecipe, Ready
 from data_pipeline.tables import rendered
@@ -42,7 +44,8 @@ def make_manifest(
         "images": recipe.model_dump(mode="json")["images"],
         "max_questions_per_face": recipe.max_questions_per_face,
         "sources": [
-            _source(ready, account) for ready, account in zip(loaded.sources, accounts, strict=True)
+            _source(ready, account) | {"train_loss_share": _share(account, accounts)}
+            for ready, account in zip(loaded.sources, accounts, strict=True)
         ],
         "splits": {split: tally.as_dict() for split, tally in tallies.items() if tally.faces},
         "answer_weights": _nested(weights),
@@ -56,6 +59,10 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
         "root": str(entry.root),
         "fingerprint": account.fingerprint,
         "protocol": ready.protocol.name,
+        "protocols": {
+            name: {"name": (by := ready.protocol_of(name)).name, **by.targets}
+            for name in sorted(account.names)
+        },
         "options": ready.options.model_dump(mode="json", exclude_defaults=True),
         "licences": dict(sorted(account.licences.items())),
         "tasks": list(entry.tasks) if entry.tasks is not None else None,
@@ -69,6 +76,34 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
             "found_by": dict(sorted(account.found_by.items())),
         },
         "dropped": account.drops.as_dict(),
+        "train_questions": account.train_questions,
+    }
+
+
+def _share(account: Account, accounts: Sequence[Account]) -> float:
+    """What part of the training loss the questions of a source are."""
+    whole = sum(one.train_weight for one in accounts)
+    return round(account.train_weight / whole, 4) if whole else 0.0
+
+
+def protocols_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return source, as the records name it -> the protocol it was read by."""
+    named: dict[str, set[str]] = {}
+    for entry in manifest.get("sources", ()):
+        # older manifests name the reader only
+        known = entry.get("protocols") or {entry["source"]: {"name": entry["protocol"]}}
+        for name, settings in known.items():
+            named.setdefault(name, set()).add(settings["name"])
+    return {name: " + ".join(sorted(each)) for name, each in named.items()}
+
+
+def question_sets(manifest: Mapping[str, Any]) -> dict[str, QuestionSet]:
+    """Return source, as the records name it -> its questions, with the targets of its protocol."""
+    asked = QuestionSet.from_manifest(manifest)
+    return {
+        name: asked.under({key: settings[key] for key in TARGETS if key in settings})
+        for entry in manifest.get("sources", ())
+        for name, settings in entry.get("protocols", {}).items()
     }
 
 
@@ -185,7 +220,14 @@ def _account_line(entry: Mapping[str, Any]) -> Text:
     kept = ", ".join(f"{split} {count}" for split, count in entry["kept"].items())
     drops = "; ".join(f"{why}: {of['count']}" for why, of in entry["dropped"].items())
     where = f"{entry['source']} {entry['root']} ({entry['protocol']})"
-    return Text(f"{where}: {kept}" + (f"; dropped {drops}" if drops else ""))
+    taken = entry["rows_read"] - entry["rows_not_taken"]
+    said = [
+        f"took {taken} of {entry['rows_read']} rows by {entry['take']}: {kept}",
+        f"weight {entry['weight']:g}: {entry['train_questions']} training questions, "
+        f"{entry['train_loss_share']:.1%} of the loss",
+        *([f"dropped {drops}"] if drops else []),
+    ]
+    return Text(f"{where}: {'; '.join(said)}")
 
 
 def _file_line(split: str) -> str:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +91,7 @@ class Recipe(BaseModel):
         sources: what to read, in order.
         holdout_attributes: attributes no question or caption may mention (zero-shot test).
         questions: shipped question set (``compact``, ``full``) or a YAML file of one's own.
-        expression_classes: overrides the set's classes.
+        expression_classes: overrides the set's classes; a protocol that fixes them wins.
         grids: overrides the set's numeric grids.
         faces: ``none``: pictures are used as they are (already cropped to the face);
             ``detect``, or a mapping of :class:`data_pipeline.faces.FacePolicy`: faces are found
@@ -133,7 +133,11 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class Ready:
-    """One source entry with everything looked up: reader, options, root, protocol, crop policy."""
+    """One source entry with everything looked up: reader, options, root, protocol, crop policy.
+
+    Args:
+        as_built: source name -> protocol, where the root is a built dataset itself.
+    """
 
     entry: SourceEntry
     source: Source
@@ -141,6 +145,11 @@ class Ready:
     root: Path
     protocol: Protocol
     faces: FacePolicy
+    as_built: Mapping[str, Protocol] = field(default_factory=dict)
+
+    def protocol_of(self, name: str) -> Protocol:
+        """Return what the records of a source name were split and labelled by."""
+        return self.as_built.get(name, self.protocol)
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,9 @@ def _ready(recipe: Recipe, path: Path, number: int) -> Ready:
     options = validate_model(extra, source.options, where)
     protocol = source.protocol(entry.protocol, options)
     root = _root(entry.root, path, where)
-    return Ready(entry, source, options, root, protocol, entry.faces or recipe.faces)
+    as_built = source.as_built(root, options) if source.as_built else {}
+    faces = entry.faces or recipe.faces
+    return Ready(entry, source, options, root, protocol, faces, as_built)
 
 
 def _check_keys(extra: dict[str, Any], source: Source, where: str) -> None:

@@ -11,14 +11,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice, starmap
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
@@ -75,9 +77,9 @@ class QA:
     choices: tuple[str, ...] = ()
     weight: float = 1.0
 
-    def weighing(self, weight: float) -> QA:
-        """Return the same question with another weight; quicker than ``dataclasses.replace``."""
-        return QA(self.task, self.name, self.question, self.answer, self.choices, weight)
+
+_QA_FIELDS = tuple(QA.__dataclass_fields__)
+_QA_VALUES = attrgetter(*_QA_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def open_rgb(source: Any, name: str) -> Image.Image:
         ) from error
 
 
-def plain_columns(records: Sequence[FaceRecord]) -> dict[str, pa.Array]:
+def _plain_columns(records: Sequence[FaceRecord]) -> dict[str, pa.Array]:
     """Return the columns of :data:`FEATURES` but ``qa``, built whole instead of row by row."""
     types = {field.name: field.type for field in FEATURES.arrow_schema}
     images = [record.image for record in records]
@@ -165,33 +167,47 @@ def _json_or_nothing(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True) if value else ""
 
 
-def qa_column(rows: Sequence[Sequence[QA]]) -> pa.Array:
+def qa_column(rows: Sequence[Sequence[QA]]) -> pa.ListArray:
     """Return the ``qa`` column of the questions of each record."""
     kind = FEATURES.arrow_schema.field("qa").type
     flat = [qa for qas in rows for qa in qas]
-    choices = pa.ListArray.from_arrays(
-        _offsets([qa.choices for qa in flat]),
-        pa.array([choice for qa in flat for choice in qa.choices], pa.string()),
-        type=kind.value_type.field("choices").type,
-    )
+    values = list(zip(*map(_QA_VALUES, flat), strict=True)) or [()] * len(_QA_FIELDS)
+    columns = dict(zip(_QA_FIELDS, values, strict=True))
+    choices = [choice for offered in columns["choices"] for choice in offered]
     arrays = [
-        choices
+        list_column(_offsets(columns["choices"]), pa.array(choices, pa.string()), field.type)
         if field.name == "choices"
-        else pa.array([getattr(qa, field.name) for qa in flat], field.type)
+        else pa.array(columns[field.name], field.type)
         for field in kind.value_type
     ]
     struct = pa.StructArray.from_arrays(arrays, fields=list(kind.value_type))
-    return pa.ListArray.from_arrays(_offsets(rows), struct, type=kind)
+    return list_column(_offsets(rows), struct, kind)
 
 
-def _offsets(lists: Sequence[Sequence[Any]]) -> pa.Array:
-    return pa.array(accumulate(map(len, lists), initial=0), pa.int32())
+def qa_rows(column: pa.ListArray) -> Iterator[tuple[QA, ...]]:
+    """Yield the questions of each row of a ``qa`` column."""
+    flat = column.flatten()
+    columns = {name: flat.field(name).to_pylist() for name in _QA_FIELDS}
+    columns["choices"] = list(map(tuple, columns["choices"]))
+    questions = starmap(QA, zip(*columns.values(), strict=True))
+    for count in column.value_lengths().to_pylist():
+        yield tuple(islice(questions, count))
 
 
-def table_of(columns: Mapping[str, pa.Array]) -> pa.Table:
-    """Return columns as a table of :data:`FEATURES`."""
+def list_column(ends: Sequence[int] | np.ndarray, values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column of lists: list i holds the values from ``ends[i]`` to ``ends[i + 1]``."""
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values, type=kind)
+
+
+def _offsets(lists: Sequence[Sequence[Any]]) -> list[int]:
+    return list(accumulate(map(len, lists), initial=0))
+
+
+def batch_of(records: Sequence[FaceRecord]) -> pa.RecordBatch:
+    """Return records as rows of :data:`FEATURES`."""
+    columns = _plain_columns(records) | {"qa": qa_column([record.qa for record in records])}
     schema = FEATURES.arrow_schema
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 @dataclass
@@ -236,8 +252,7 @@ class DatasetWriter:
             path = self.folder / f"{split}-{number:05d}.parquet"
             self._open[split] = pq.ParquetWriter(path, FEATURES.arrow_schema)
         records, self._pending[split] = self._pending[split], []
-        columns = plain_columns(records) | {"qa": qa_column([record.qa for record in records])}
-        self._open[split].write_table(table_of(columns))
+        self._open[split].write_batch(batch_of(records))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.keys import Keys
-from data_pipeline.labels.action_units import is_active
+from data_pipeline.labels.action_units import ACTIVE_THRESHOLD, is_active
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
 from data_pipeline.questions.forms import digest
@@ -81,15 +81,19 @@ class Account:
     fingerprint: str = ""
     read: int = 0
     not_taken: int = 0
+    names: Counter[str] = field(default_factory=Counter)  # of the source, as its records say it
     kept: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     drops: Drops = field(default_factory=Drops)
     policies: Counter[str] = field(default_factory=Counter)
     found_by: Counter[str] = field(default_factory=Counter)
+    train_questions: int = 0
+    train_weight: int = 0  # in parts of WEIGHT_UNIT, so that the order of faces does not matter
 
     def add(self, record: FaceRecord) -> None:
         """Count one kept face."""
         self.kept[record.split] += 1
+        self.names[record.source] += 1
         self.licences[record.licence or "unstated"] += 1
         if record.crop:
             self.policies[record.crop["policy"]] += 1
@@ -106,7 +110,9 @@ class Account:
                 setattr(self, one.name, mine + theirs)
 
 
-def label_words(labels: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def label_words(
+    labels: dict[str, Any], threshold: float = ACTIVE_THRESHOLD
+) -> Iterator[tuple[str, str, str]]:
     """Yield (label key, name, word) of the countable labels; AUs count as active or not."""
     for key in ("expression", "compound_expression", "gender", "age_band"):
         if key in labels:
@@ -114,7 +120,7 @@ def label_words(labels: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, value in labels.get("attributes", {}).items():
         yield "attributes", name, "true" if value else "false"
     for name, value in labels.get("action_units", {}).items():
-        yield "action_units", name, "active" if is_active(value) else "inactive"
+        yield "action_units", name, "active" if is_active(value, threshold) else "inactive"
 
 
 def label_numbers(labels: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -130,15 +136,17 @@ class LabelTally:
 
     faces: int = 0
     questions: int = 0
-    subjects: int = 0
+    subjects: set[int] = field(default_factory=set)
+    people: int = 0  # of faces that a build counts by their words alone
     words: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     numbers: dict[str, Moments] = field(default_factory=dict)
     tasks: Counter[str] = field(default_factory=Counter)
 
-    def add(self, record: FaceRecord) -> None:
-        """Count one face and its labels."""
+    def add(self, record: FaceRecord, threshold: float = ACTIVE_THRESHOLD) -> None:
+        """Count one face and its labels, units as active from ``threshold``."""
         self.faces += 1
-        for key, name, word in label_words(record.labels):
+        self.subjects.add(digest(record.subject))
+        for key, name, word in label_words(record.labels, threshold):
             self.add_word(key, name, word)
         for name, value in label_numbers(record.labels):
             self.add_number(name, value)
@@ -168,7 +176,7 @@ class LabelTally:
         labels |= {name: moments.as_dict() for name, moments in sorted(self.numbers.items())}
         return {
             "faces": self.faces,
-            "subjects": self.subjects,
+            "subjects": len(self.subjects) + self.people,
             "questions": self.questions,
             "tasks": dict(sorted(self.tasks.items())),
             "labels": labels,
@@ -200,7 +208,7 @@ class Identities:
             )
         for split, keys in self.people.items():
             mine = [face for face in faces if face[3] == split]
-            subjects = _keys((source, subject) for _, source, subject, _ in mine)
+            subjects = _keys((subject,) for _, _, subject, _ in mine)
             for other in SPLITS:
                 there = self.people[other].has(subjects)
                 if other != split and there.any():
@@ -252,9 +260,8 @@ class LeakCheck:
         Raises:
             UserError: on the first text that gives a held-out attribute away.
         """
-        texts = list(_texts(record))
-        self.texts += len(texts)
-        for text in texts if self.held_out else ():
+        self.texts += bool(record.caption) + sum(2 + len(qa.choices) for qa in record.qa)
+        for text in _texts(record) if self.held_out else ():
             hit = mentions(text, self.held_out)
             if hit:
                 raise UserError(

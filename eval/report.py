@@ -133,7 +133,7 @@ def write_report(found: dict[str, Any], measured: Measured, path: Path, seed: in
     }
     page = environment.get_template("report.html.j2").render(
         found=found,
-        about={"model": "", "chain": [], "data": "", "bases": {}, **measured.about},
+        about={"model": "", "chain": [], "data": "", "bases": {}, "notes": [], **measured.about},
         headlines=headlines(found["results"]),
         sections=sections(measured),
         cards=cards(measured, seed),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from data_pipeline.manifest import protocols_of, question_sets
 from data_pipeline.questions import QuestionSet
 from data_pipeline.records import SPLITS, read_manifest, whole_folder
 from eval import baselines
@@ -24,6 +26,7 @@ from eval.table import Asking, Faces, check_answerable, question_table
 from face_mllm.errors import UserError
 from face_mllm.progress import Progress
 
+log = logging.getLogger(__name__)
 SCORERS = ("likelihood", "generate")
 PACKAGES = ("face-mllm", "torch", "transformers", "peft", "datasets", "scikit-learn", "numpy")
 PROBE_FACES = 4000  # most training faces a baseline is fitted on
@@ -96,10 +99,31 @@ def evaluate(
         )
         measured.about |= {"model": str(model), "chain": artifact.chain, "data": str(data)}
         measured.about["bases"] = artifact.bases.to_json()
+        measured.about["notes"] = other_protocols(artifact.chain, asking.protocols)
+        for note in measured.about["notes"]:
+            log.warning(note)
         found = results_of(measured, seed)
         write_results(found, measured, folder)
         write_report(found, measured, folder / "report.html", seed)
     return found
+
+
+def other_protocols(chain: Sequence[Mapping[str, Any]], measured: Mapping[str, str]) -> list[str]:
+    """Say where a stage was trained by another protocol of a source than the one measured.
+
+    What one fold tests the others train on, so such a figure may not be of unseen faces.
+
+    Args:
+        chain: stages of the artifact.
+        measured: source -> protocol of the measured dataset.
+    """
+    return [
+        f"{source} is measured by {protocol}, and stage {stage['stage']} was trained on it by "
+        f"{trained}: faces tested here may have been trained on"
+        for stage in chain
+        for source, protocol in sorted(measured.items())
+        if (trained := stage.get("protocols", {}).get(source, protocol)) != protocol
+    ]
 
 
 def check_scorers(scorer: str) -> tuple[str, ...]:
@@ -121,15 +145,13 @@ def asking_for(
         tasks: only these, None for all.
         held_out: attributes the model was never trained on; None takes the dataset's own list.
     """
-    named: dict[str, list[str]] = {}
-    for source in manifest.get("sources", ()):
-        named.setdefault(source["source"], []).append(source["protocol"])
     holdout = manifest.get("holdout_attributes", ()) if held_out is None else held_out
     return Asking(
         QuestionSet.from_manifest(manifest),
         tuple(holdout),
         None if tasks is None else tuple(tasks),
-        {source: " + ".join(sorted(set(each))) for source, each in named.items()},
+        protocols_of(manifest),
+        question_sets(manifest),
     )
 
 
@@ -221,7 +243,7 @@ def _train_table(
     if "train" not in existing_splits(data):
         return None
     faces = Faces(data, "train", PROBE_FACES, seed)
-    wanted = Asking(asking.question_set, asking.holdout, tuple(table["task"].unique()))
+    wanted = replace(asking, tasks=tuple(table["task"].unique()))
     return faces, question_table(faces.labels(), wanted)
 
 
@@ -240,7 +262,7 @@ def _probe(
     whole = FaceSet(train[1], *baselines.extract(scorer.features, train[0], progress, "train"))
     if "val" in existing_splits(data) and faces.split != "val":
         val = Faces(data, "val", SELECT_FACES, seed)
-        wanted = Asking(asking.question_set, asking.holdout, tuple(table["task"].unique()))
+        wanted = replace(asking, tasks=tuple(table["task"].unique()))
         rows = question_table(val.labels(), wanted)
         select = FaceSet(rows, *baselines.extract(scorer.features, val, progress, "val"))
     else:

@@ -73,6 +73,7 @@ class Asking:
 
     Args:
         question_set: whose canonical wordings are scored.
+        sets: source -> the set with the targets its protocol decides, in place of it.
         holdout: attributes no training stage has seen, asked as ``zero_shot_attribute``.
         tasks: only these, None for all.
         protocols: source -> protocol named in the results.
@@ -82,10 +83,12 @@ class Asking:
     holdout: tuple[str, ...] = ()
     tasks: tuple[str, ...] | None = None
     protocols: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, QuestionSet] = field(default_factory=dict)
 
     def of(self, record: FaceRecord) -> list[ClosedQuestion]:
         """The closed questions about one face; an unknown label gives none."""
-        return closed_questions(record.labels, self.question_set, self.holdout, self.tasks)
+        asked = self.sets.get(record.source, self.question_set)
+        return closed_questions(record.labels, asked, self.holdout, self.tasks)
 
 
 def question_table(records: Iterable[FaceRecord], asking: Asking) -> pd.DataFrame:

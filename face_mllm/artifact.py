@@ -179,10 +179,11 @@ def model_card(artifact: Artifact) -> str:
         "",
         f"Vision tower `{artifact.bases.vision}`, LLM `{artifact.bases.llm}`.",
         "",
-        "| stage | data | steps | loss first -> last |",
-        "|---|---|---|---|",
+        "| stage | data | protocols | steps | loss first -> last |",
+        "|---|---|---|---|---|",
         *[
-            f"| {s['stage']} | {s['data']} | {s['steps']} | "
+            f"| {s['stage']} | {s['data']} | "
+            f"{', '.join(sorted(set(s.get('protocols', {}).values())))} | {s['steps']} | "
             f"{s['first_loss']:.3f} -> {s['last_loss']:.3f} |"
             for s in artifact.chain
         ],

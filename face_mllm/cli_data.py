@@ -69,12 +69,19 @@ def build(
 
 
 @data_app.command()
-def check(folder: Folder) -> None:
-    """Look for leaks, duplicates, broken images and imbalance; exit 1 if something is wrong."""
+def check(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Datasets used together, or one.")
+    ],
+) -> None:
+    """Look for leaks, duplicates, broken images and imbalance; exit 1 if something is wrong.
+
+    Several datasets, such as a train and a test set, are checked against each other too.
+    """
     from data_pipeline.check import check as run
 
     with terminal_progress() as progress:
-        report = run(folder, progress=progress)
+        report = run(*folders, progress=progress)
     typer.echo(report.text)
     if not report.ok:
         raise typer.Exit(1)

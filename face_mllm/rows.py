@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from data_pipeline.questions.balance import by_question
 from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
@@ -23,7 +25,8 @@ def draw_questions(
     """Draw at most ``limit`` questions of one face.
 
     With ``shares``, a question's chance is its task's share over the task's number of questions,
-    so a face with 40 attributes and one age still gets asked its age.
+    so a face with 40 attributes and one age still gets asked its age. The answers of a soft label
+    are one question: all of them are drawn, or none.
 
     Args:
         qas: all questions of the record.
@@ -31,17 +34,16 @@ def draw_questions(
         limit: most questions in a row.
         rng: source of the draw.
     """
-    pool = [qa for qa in qas if not shares or shares.get(qa.task, 0) > 0]
+    asked = by_question(qa for qa in qas if not shares or shares.get(qa.task, 0) > 0)
+    pool = list(asked.values())
     if len(pool) <= limit:
-        return [pool[i] for i in rng.permutation(len(pool))]
+        return [qa for i in rng.permutation(len(pool)) for qa in pool[i]]
     chances = np.ones(len(pool))
     if shares:
-        counts: dict[str, int] = {}
-        for qa in pool:
-            counts[qa.task] = counts.get(qa.task, 0) + 1
-        chances = np.array([shares[qa.task] / counts[qa.task] for qa in pool])
+        counts = Counter(task for task, _, _ in asked)
+        chances = np.array([shares[task] / counts[task] for task, _, _ in asked])
     picked = rng.choice(len(pool), size=limit, replace=False, p=chances / chances.sum())
-    return [pool[i] for i in picked]
+    return [qa for i in picked for qa in pool[i]]
 
 
 class FaceRows(Dataset):
@@ -136,12 +138,14 @@ class FaceRows(Dataset):
             row = self.processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in drawn])
             if len(row.tree) <= self.max_tokens:
                 return row
-            if len(drawn) == 1:
+            asked = list(by_question(drawn).values())
+            if len(asked) == 1:
                 raise UserError(
                     f"{name}: question {drawn[0].question!r} needs {len(row.tree)} tokens",
                     f"raise max_tokens above {self.max_tokens} or shorten the question",
                 )
-            drawn = drawn[: max(1, int(len(drawn) * self.max_tokens / len(row.tree)))]
+            kept = max(1, int(len(asked) * self.max_tokens / len(row.tree)))
+            drawn = [qa for answers in asked[:kept] for qa in answers]
 
 
 class RowCollator:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import set_seed
 
+from data_pipeline.manifest import protocols_of, question_sets
 from data_pipeline.questions import QuestionSet, closed_questions
 from data_pipeline.records import load_split, read_manifest
 from face_mllm.artifact import (
@@ -265,6 +266,7 @@ def finish(
             "config": json.loads(config.model_dump_json()),
             "data": str(config.data),
             "data_fingerprint": manifest_fingerprint(manifest),
+            "protocols": protocols_of(manifest),
             "held_out": manifest.get("holdout_attributes") or [],
             "faces": manifest.get("faces", "none"),
             "steps": trainer.state.global_step,
@@ -287,9 +289,10 @@ def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> l
     """The closed questions of the training split in canonical wording: what `describe` asks."""
     if "question_set" not in manifest:
         return []
-    question_set = QuestionSet.from_manifest(manifest)
+    whole, sets = QuestionSet.from_manifest(manifest), question_sets(manifest)
     found: dict[tuple[str, str], dict] = {}
     for row in load_split(data, "train").remove_columns(["image", "qa"]).take(faces):
+        question_set = sets.get(row["source"], whole)
         for asked in closed_questions(json.loads(row["labels"]), question_set):
             entry = dataclasses.asdict(asked)
             entry.pop("truth")

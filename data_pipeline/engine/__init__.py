@@ -7,7 +7,7 @@ in ``data_pipeline/build.py``.
 
 from data_pipeline.engine.engines import ENGINES, Engine, make_engine
 from data_pipeline.engine.outcome import Chunk, Outcome, Room, chunks_of
-from data_pipeline.engine.shards import Shard, Written, plan_shards, split_parts, write_shard
+from data_pipeline.engine.shards import Loss, Shard, Written, plan_shards, split_parts, write_shard
 from data_pipeline.engine.spool import Part, Spool
 from data_pipeline.engine.workspace import BuildStoppedError, Workspace, build_key, workspace
 
@@ -16,6 +16,7 @@ __all__ = [
     "BuildStoppedError",
     "Chunk",
     "Engine",
+    "Loss",
     "Outcome",
     "Part",
     "Room",

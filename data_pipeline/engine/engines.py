@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from data_pipeline.engine.workspace import BuildStoppedError
@@ -96,9 +98,10 @@ class LocalEngine:
             return
         waiting: deque[tuple[Job, Future[Result]]] = deque()
         failures: list[UserError] = []
+        packed = pickle.dumps(work)  # once, for it holds the whole recipe
         try:
             for job in until_failure(jobs, failures):
-                waiting.append((job, self._started().submit(work, job)))
+                waiting.append((job, self._started().submit(_work, packed, job)))
                 if len(waiting) >= self.workers + AHEAD:
                     yield _finished(*waiting.popleft())
             while waiting:
@@ -116,6 +119,15 @@ class LocalEngine:
             context = multiprocessing.get_context("spawn")
             self.pool = ProcessPoolExecutor(self.workers, context, initializer=_start_worker)
         return self.pool
+
+
+def _work(packed: bytes, job: Any) -> Any:
+    return _unpacked(packed)(job)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> Any:
+    return pickle.loads(packed)
 
 
 def _finished(job: Job, future: Future[Result]) -> tuple[Job, Result]:

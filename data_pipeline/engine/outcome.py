@@ -53,8 +53,8 @@ class Outcome:
         room: that of the chunk.
         account: rows read, kept and dropped.
         faces: every kept face, in order.
-        words: [split, label key, name, word, count] of the countable labels.
-        numbers: [split, name, value] of the numeric labels, in order.
+        words: (split, label key, name, word) of the countable labels.
+        numbers: (split, name, value) of the numeric labels, in order.
         answers: of the balanced training questions.
     """
 
@@ -62,18 +62,16 @@ class Outcome:
     room: Room | None = None
     account: Account = field(default_factory=Account)
     faces: list[Face] = field(default_factory=list)
-    words: list[tuple[str, str, str, str, int]] = field(default_factory=list)
+    words: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     numbers: list[tuple[str, str, float]] = field(default_factory=list)
     answers: AnswerCounts = field(default_factory=dict)
 
-    def count(self, records: Iterable[FaceRecord]) -> None:
-        """Add the labels of the kept faces."""
-        words: Counter[tuple[str, str, str, str]] = Counter()
-        for record in records:
-            words.update([(record.split, *word) for word in label_words(record.labels)])
-            for name, value in label_numbers(record.labels):
-                self.numbers.append((record.split, name, float(value)))
-        self.words = [(*key, n) for key, n in words.items()]
+    def add_labels(self, record: FaceRecord, threshold: float) -> None:
+        """Count the labels of a kept face, units as active from ``threshold``."""
+        split = record.split
+        self.words.update((split, *word) for word in label_words(record.labels, threshold))
+        for name, value in label_numbers(record.labels):
+            self.numbers.append((split, name, float(value)))
 
     def fits(self, room: Room | None) -> bool:
         """Tell whether it is what the chunk gives with this much room."""
@@ -84,7 +82,8 @@ class Outcome:
 
     def to_json(self) -> str:
         """Return all of it as text."""
-        fields = {**vars(self), "answers": list(self.answers.items())}  # keys are pairs
+        counted = {name: list(getattr(self, name).items()) for name in ("words", "answers")}
+        fields = {**vars(self), **counted}  # json has no keys of several words
         return json.dumps(fields, default=vars)
 
     @classmethod
@@ -93,6 +92,7 @@ class Outcome:
         fields = json.loads(text)
         fields["leaks"] = LeakCheck(**fields["leaks"])
         fields["account"] = _account(fields["account"])
+        fields["words"] = Counter({tuple(key): count for key, count in fields["words"]})
         fields["answers"] = {tuple(key): Counter(counts) for key, counts in fields["answers"]}
         return cls(**fields)
 

@@ -6,18 +6,21 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.engine.spool import Part, Spool, questions_of
+from data_pipeline.engine.spool import Part, Spool
 from data_pipeline.engine.workspace import partial_of, write_whole
-from data_pipeline.records import FEATURES, QA, ROWS_PER_GROUP, SPLITS, qa_column, table_of
+from data_pipeline.questions.balance import WEIGHT_UNIT
+from data_pipeline.records import FEATURES, ROWS_PER_GROUP, SPLITS
 
-Chosen = Callable[[int, str, str, tuple[QA, ...]], tuple[QA, ...]]
-"""(number of the source, split, record id, all questions) -> the questions to write."""
+Weighed = Callable[[Part, str, pa.RecordBatch], pa.ListArray]
+"""(where the rows lie, split, spooled rows) -> their questions as they are to be written."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,50 @@ class Shard:
         return f"{self.split}-{self.number:05d}"
 
 
-@dataclass(frozen=True)
-class Written:
-    """What a shard holds: faces, questions, and questions per task."""
+@dataclass
+class Loss:
+    """Training questions of a source, and their weight in parts of ``WEIGHT_UNIT``."""
 
-    faces: int
-    questions: int
-    tasks: dict[str, int]
+    questions: int = 0
+    weight: int = 0
+
+
+@dataclass
+class Written:
+    """What a shard holds; survives a kill as json beside the spooled rows.
+
+    Args:
+        faces: rows.
+        tasks: answers per task.
+        loss: of a training shard, by the number of the source.
+    """
+
+    faces: int = 0
+    tasks: Counter[str] = field(default_factory=Counter)
+    loss: dict[int, Loss] = field(default_factory=dict)
+
+    def count(self, source: int, split: str, column: pa.ListArray) -> None:
+        """Add the questions of some rows."""
+        flat = column.flatten()
+        self.faces += len(column)
+        for entry in pc.value_counts(flat.field("task")).to_pylist():
+            self.tasks[entry["values"]] += entry["counts"]
+        if split == "train":
+            loss = self.loss.setdefault(source, Loss())
+            words = [flat.field(name) for name in ("task", "name", "question")]
+            rows = column.value_parent_indices().cast(pa.string())
+            loss.questions += pc.count_distinct(
+                pc.binary_join_element_wise(rows, *words, "\x1f")
+            ).as_py()
+            weight = flat.field("weight").to_numpy().astype(float)
+            loss.weight += int(np.rint(weight * WEIGHT_UNIT).sum())
+
+    @classmethod
+    def from_json(cls, text: str) -> Written:
+        """Rebuild what was written."""
+        fields = json.loads(text)
+        loss = {int(source): Loss(**each) for source, each in fields["loss"].items()}
+        return cls(fields["faces"], Counter(fields["tasks"]), loss)
 
 
 def split_parts(kept: Iterable[tuple[int, int, Mapping[str, int]]], split: str) -> Iterator[Part]:
@@ -74,32 +114,27 @@ def plan_shards(parts: Iterable[Part], split: str, rows: int) -> Iterator[Shard]
         yield Shard(split, number, tuple(taken))
 
 
-def write_shard(shard: Shard, spool: Spool, folder: Path, chosen: Chosen) -> Written:
+def write_shard(shard: Shard, spool: Spool, folder: Path, weighed: Weighed) -> Written:
     """Write one shard, a row group at a time; one that is there whole is left as it is."""
     mark, path = spool.folder / f"{shard.name}.json", folder / f"{shard.name}.parquet"
     if mark.is_file() and path.is_file():
-        return Written(**json.loads(mark.read_text(encoding="utf-8")))
-    faces, tasks = 0, Counter[str]()
+        return Written.from_json(mark.read_text(encoding="utf-8"))
+    written = Written()
     partial = partial_of(spool.folder / path.name)
     with pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
         for group in plan_shards(shard.parts, shard.split, ROWS_PER_GROUP):
-            table, questions = _group(group, spool, chosen)
-            tasks.update(qa.task for qas in questions for qa in qas)
-            faces += len(questions)
-            writer.write_table(table)
+            batches = []
+            for part in group.parts:
+                rows = spool.read(part)
+                questions = weighed(part, shard.split, rows)
+                written.count(part.source, shard.split, questions)
+                batches.append(_asking(rows, questions))
+            writer.write_table(pa.Table.from_batches(batches).combine_chunks())
     os.replace(partial, path)
-    written = Written(faces, sum(tasks.values()), dict(tasks))
-    write_whole(mark, json.dumps(asdict(written)))
+    write_whole(mark, json.dumps(written, default=vars))
     return written
 
 
-def _group(group: Shard, spool: Spool, chosen: Chosen) -> tuple[pa.Table, list[tuple[QA, ...]]]:
-    tables, questions = [], []
-    for part in group.parts:
-        table = spool.read(part)
-        for key, qas in questions_of(table):
-            questions.append(chosen(part.source, group.split, key, qas))
-        tables.append(table.drop_columns("qa"))
-    whole = pa.concat_tables(tables).combine_chunks()
-    columns = {name: whole[name].chunk(0) for name in whole.column_names}
-    return table_of(columns | {"qa": qa_column(questions)}), questions
+def _asking(rows: pa.RecordBatch, questions: pa.ListArray) -> pa.RecordBatch:
+    columns = [questions if name == "qa" else rows[name] for name in rows.schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)

@@ -2,7 +2,8 @@
 
 Each file maps protocol name to ``about`` (one line), ``published`` (split -> number of faces as the
 literature counts them, where known), ``source`` (paper or public file) and ``settings`` (whatever
-the reader needs: fold lists, thresholds, kept classes).
+the reader needs: fold lists, kept classes). Three settings decide the targets of questions whatever
+the question set says: ``active_threshold``, ``expression_classes`` and ``soft_labels``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 FOLDER = Path(__file__).parent
+TARGETS = ("active_threshold", "expression_classes", "soft_labels")
 
 
 class Protocol(BaseModel):
@@ -36,6 +38,11 @@ class Protocol(BaseModel):
     published: Mapping[str, int] = Field(default_factory=dict)
     source: str = ""
     settings: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def targets(self) -> dict[str, Any]:
+        """The settings that turn labels into answers: :data:`TARGETS`, those it fixes."""
+        return {key: self.settings[key] for key in TARGETS if key in self.settings}
 
 
 @cache

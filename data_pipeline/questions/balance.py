@@ -11,6 +11,9 @@ from data_pipeline.questions.question_set import QuestionSet
 from data_pipeline.records import QA
 
 WEIGHT_CAP = 4.0
+WEIGHT_UNIT = 1 << 20
+"""Weights are counted in whole parts of 2**-20, so that sums do not depend on their order."""
+
 AnswerCounts = dict[tuple[str, str], Counter[str]]
 AnswerWeights = dict[tuple[str, str], dict[str, float]]
 
@@ -23,7 +26,7 @@ def balance_weights(counts: Mapping[str, int], cap: float = WEIGHT_CAP) -> dict[
     the mean over questions stays 1.
 
     Args:
-        counts: answer -> number of questions, over the training split.
+        counts: answer -> number of questions over the training split, or a multiple of it.
         cap: largest weight.
     """
     free = {answer: n for answer, n in counts.items() if n > 0}
@@ -48,10 +51,11 @@ def balanced_tasks(question_set: QuestionSet) -> frozenset[str]:
 
 
 def count_answers(counts: AnswerCounts, qas: Iterable[QA], tasks: frozenset[str]) -> None:
-    """Add the answers of the balanced tasks to ``counts``, by (task, name)."""
+    """Add the weights of the balanced tasks' answers to ``counts``, by (task, name)."""
     for qa in qas:
         if qa.task in tasks:
-            counts.setdefault((qa.task, qa.name), Counter())[qa.answer] += 1
+            answers = counts.setdefault((qa.task, qa.name), Counter())
+            answers[qa.answer] += round(qa.weight * WEIGHT_UNIT)
 
 
 def merge_answers(counts: AnswerCounts, later: AnswerCounts) -> None:
@@ -65,12 +69,17 @@ def weights_of(counts: AnswerCounts) -> AnswerWeights:
     return {key: balance_weights(answers) for key, answers in sorted(counts.items())}
 
 
-def weigh(qas: Sequence[QA], weights: AnswerWeights, factor: float = 1.0) -> tuple[QA, ...]:
-    """Multiply each question's weight by its balance weight and by ``factor``."""
-    return tuple(
-        qa.weighing(qa.weight * factor * weights.get((qa.task, qa.name), {}).get(qa.answer, 1))
-        for qa in qas
-    )
+def question_of(qa: QA) -> tuple[str, str, str]:
+    """Return what tells the questions of a face apart; answers of a soft label share it."""
+    return qa.task, qa.name, qa.question
+
+
+def by_question(qas: Iterable[QA]) -> dict[tuple[str, str, str], list[QA]]:
+    """Group answers by (task, name, question): a soft label answers its question several times."""
+    asked: dict[tuple[str, str, str], list[QA]] = {}
+    for qa in qas:
+        asked.setdefault(question_of(qa), []).append(qa)
+    return asked
 
 
 def select(
@@ -79,7 +88,8 @@ def select(
     """Keep at most ``limit`` questions of one face, in their order.
 
     Weighted sampling without replacement (Efraimidis and Spirakis 2006): every task has the same
-    chance in total, and within a task rare answers are likelier by their balance weight.
+    chance in total, and within a task rare answers are likelier by their balance weight. The
+    answers of a soft label are one question and stay together.
 
     Args:
         qas: all questions of the record.
@@ -87,15 +97,25 @@ def select(
         weights: from the counts over all candidates.
         key: seed and record id.
     """
-    if limit is None or len(qas) <= limit:
+    asked = by_question(qas)
+    if limit is None or len(asked) <= limit:
         return tuple(qas)
-    per_task = Counter(qa.task for qa in qas)
+    per_task = Counter(task for task, _, _ in asked)
+    ranks: dict[tuple[str, str, str], float] = {}
+    named: set[tuple[str, str]] = set()
+    for question, answers in asked.items():
+        # several questions of one name, such as those of a conversation, draw by their words
+        drawn = question if question[:2] in named else question[:2]
+        named.add(question[:2])
+        chance = _chance(answers, weights) / per_task[question[0]]
+        uniform = (digest("select", key, *drawn) + 1) / 2.0**64
+        ranks[question] = math.log(min(uniform, 1.0)) / chance
+    kept = set(sorted(ranks, key=ranks.__getitem__, reverse=True)[:limit])
+    return tuple(qa for qa in qas if question_of(qa) in kept)
 
-    def rank(place: int) -> float:
-        qa = qas[place]
-        chance = weights.get((qa.task, qa.name), {}).get(qa.answer, 1.0) / per_task[qa.task]
-        uniform = (digest("select", key, qa.task, qa.name) + 1) / 2.0**64
-        return math.log(min(uniform, 1.0)) / chance
 
-    kept = sorted(sorted(range(len(qas)), key=rank, reverse=True)[:limit])
-    return tuple(qas[place] for place in kept)
+def _chance(answers: Sequence[QA], weights: AnswerWeights) -> float:
+    """The balance weight of a question's answers, by their shares."""
+    known = weights.get((answers[0].task, answers[0].name), {})
+    total = sum(qa.weight for qa in answers)
+    return sum(known.get(qa.answer, 1.0) * (qa.weight / total) for qa in answers)

@@ -21,7 +21,7 @@ from face_mllm.configio import read_yaml, validate_model
 from face_mllm.errors import UserError
 
 HERE = Path(__file__).parent
-LATER = ("ask_unknown", "no_per_yes")
+LATER = ("ask_unknown", "no_per_yes", "soft_labels")
 
 
 class _Strict(BaseModel):
@@ -62,13 +62,16 @@ class QuestionSet(_Strict):
     Args:
         forms: form keys such as ``action_unit/yes_no``, in asking order.
         canonical_share: share of training questions in the canonical wording.
-        expression_classes: the class set of expression questions.
-        active_threshold: smallest AU intensity that counts as active.
+        expression_classes: the class set of expression questions, where the protocol of the
+            source does not fix it.
+        active_threshold: smallest AU intensity that counts as active, likewise.
         exact_numbers: answer numbers to the unit instead of to the grid.
         ask_unknown: names (``AU12``, ``eyeglasses``, ``yaw``, ``age``) that are asked where they
             are not labelled, with the answer "cannot be told"; none by default.
         no_per_yes: of a face's yes/no questions of one form, keep at most this many answered "no"
             for each "yes", and one where there is no "yes"; None keeps all.
+        soft_labels: train on annotators' votes where there are any: the expression is asked once
+            and answered with every word that has votes, each weighted by its share. Likewise.
         captions: length of captions written from labels (``short``: within 30 LLM tokens).
         grids: numeric choices for scoring and rounding.
         templates: wordings by form key; those missing come from the shipped files.
@@ -81,6 +84,7 @@ class QuestionSet(_Strict):
     exact_numbers: bool = False
     ask_unknown: tuple[str, ...] = ()
     no_per_yes: float | None = Field(default=None, gt=0)
+    soft_labels: bool = False
     captions: Literal["short", "long"] = "short"
     grids: Grids = Grids()
     templates: dict[str, Wording] = {}
@@ -121,6 +125,14 @@ class QuestionSet(_Strict):
         except UserError as error:
             raise ValueError(str(error)) from error
 
+    def under(self, targets: Mapping[str, Any]) -> QuestionSet:
+        """Return the set with the settings a protocol fixes in place of its own.
+
+        Args:
+            targets: some of ``active_threshold``, ``expression_classes`` and ``soft_labels``.
+        """
+        return QuestionSet(**{**self.model_dump(), **targets}) if targets else self
+
     def _completed(self, name: str) -> QuestionSet:
         for key in (*self.forms, *self.templates):
             _check_form(key, name)
@@ -153,6 +165,7 @@ class QuestionSet(_Strict):
             age=self.grids.age,
             pose=self.grids.head_pose,
             unknown=self.ask_unknown,
+            soft=self.soft_labels,
         )
 
     def context(self, key: str = "", caption: str = "", held_out: tuple[str, ...] = ()) -> Context:

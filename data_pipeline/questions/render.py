@@ -52,7 +52,7 @@ def render_questions(
     tasks: Iterable[str] | None = None,
     caption: str = "",
 ) -> tuple[QA, ...]:
-    """Render the training questions of one record, all with weight 1 times the form's weight.
+    """Render the training questions of one record, weighted by form and share of the votes.
 
     Args:
         labels: canonical labels; an absent key gives no question.
@@ -126,8 +126,9 @@ def _thinned(
     if no_per_yes is None:
         return items
     binary = [item for item in items if item.choices[1:] == (NO,)]
-    denied = [item.name for item in binary if item.answer == NO]
-    limit = max(1, int(no_per_yes * (len(binary) - len(denied))))
+    affirmed = {item.name for item in binary if item.answer != NO}
+    denied = [item.name for item in binary if item.name not in affirmed]
+    limit = max(1, int(no_per_yes * len(affirmed)))
     gone = set(sorted(denied, key=lambda name: digest(context.key, "thin", form, name))[limit:])
     return [item for item in items if not (item.answer == NO and item.name in gone)]
 
@@ -144,8 +145,8 @@ def _qa(
     form: str, wording: Wording, item: Item, chosen: QuestionSet, context: Context
 ) -> QA | None:
     texts = _clean(wording, item, context.held_out)
-    leaking = context.held_out and mentions(item.answer, context.held_out)
-    if not texts or leaking:
+    spoken = (item.answer, *item.choices) if context.held_out else ()
+    if not texts or any(mentions(text, context.held_out) for text in spoken):
         return None
     draw = digest(context.key, form, item.name)
     question = texts[_pick(draw, len(texts), chosen.canonical_share)].format_map(item.fields)
@@ -153,7 +154,7 @@ def _qa(
     answer = answers[(draw >> 40) % len(answers)].format(answer=item.answer)
     choices = item.choices if answer in item.choices else ()
     task = FORMS[form].task
-    return QA(task, item.name, question, answer, choices, wording.weight)
+    return QA(task, item.name, question, answer, choices, wording.weight * item.weight)
 
 
 def _pick(draw: int, count: int, canonical_share: float) -> int:

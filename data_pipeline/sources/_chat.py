@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,7 @@ TOKEN = re.compile(r"\s*<image>\s*")
 GAP = re.compile(r"[\s,]*")
 PIECE = 1 << 20
 MOST_FILES = 50
+LOOKED_AT = 200  # conversations, for one about a picture
 LARGEST = 1 << 26  # characters of one conversation; beyond that the file is broken
 
 
@@ -62,18 +63,19 @@ class ChatOptions(SourceOptions):
     split: Annotated[str, AfterValidator(_split_word)] = HASH_SPLIT
 
 
-def chat_source(name: str, summary: str, turns: str) -> Source:
+def chat_source(name: str, summary: str, turns: str, pictures: str = "") -> Source:
     """Return the reader of one shape.
 
     Args:
         name: of the source.
         summary: one line.
         turns: key that holds the list of turns.
+        pictures: key that names pictures, by which shapes with the same turns are told apart.
     """
 
     def detect(root: Path) -> Variant | None:
         path = _find(root, turns)
-        if path is None:
+        if path is None or (pictures and _names_pictures(path) not in (pictures, "")):
             return None
         kind = "one object a line" if path.suffix.lower() == ".jsonl" else "one JSON array"
         return Variant(f"{path.name}: {kind}")
@@ -116,6 +118,18 @@ def _speaks(path: Path, turns: str) -> bool:
         return turns in next(iter_objects(path), (0, {}))[1]
     except UserError:
         return False
+
+
+def _names_pictures(path: Path) -> str:
+    """Return by which key the first conversation about a picture names it, empty if none does."""
+    try:
+        for _, item in islice(iter_objects(path), LOOKED_AT):
+            for key in ("images", "image"):
+                if item.get(key):
+                    return key
+    except UserError:
+        pass  # broken rows are for reading to name
+    return ""
 
 
 def iter_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

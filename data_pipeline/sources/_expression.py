@@ -188,6 +188,11 @@ def face(
     )
 
 
+def class_names(folder: Path) -> set[str]:
+    """Return the names of the folders in one, none where it is not there."""
+    return {place.name for place in subfolders(folder)} if folder.is_dir() else set()
+
+
 def class_images(folder: Path, words: Mapping[Any, Any]) -> Iterator[tuple[Path, str] | Dropped]:
     """Yield (image, word) of a folder with one subfolder per class.
 

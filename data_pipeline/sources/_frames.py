@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from data_pipeline.labels.action_units import ACTIVE_THRESHOLD, AULabel
 from data_pipeline.protocols import Protocol
 from data_pipeline.sources.base import IMAGE_SUFFIXES, LITTER
 from face_mllm.errors import UserError
@@ -110,12 +109,12 @@ def frame_grades(
 
 def merge_units(
     files: Mapping[int, Path], separator: str | None, missing: int | None = None
-) -> Iterator[tuple[str, dict[str, int]]]:
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield (frame, {"AU12": grade}) of one file per unit; an ungraded unit is left out."""
     tables = {f"AU{n}": frame_grades(files[n], separator, missing) for n in sorted(files)}
     for frame in dict.fromkeys(chain.from_iterable(tables.values())):
         found = ((unit, grades.get(frame)) for unit, grades in tables.items())
-        yield frame, {unit: grade for unit, grade in found if grade is not None}
+        yield frame, {unit: float(grade) for unit, grade in found if grade is not None}
 
 
 def unit_files(folder: Path, pattern: str, units: list[int]) -> dict[int, Path]:
@@ -139,18 +138,6 @@ def unit_files(folder: Path, pattern: str, units: list[int]) -> dict[int, Path]:
                 "unpack it again; a missing file is not the same as a unit that never occurs",
             )
     return {unit: found[unit] for unit in units}
-
-
-def targets(grades: Mapping[str, int], protocol: Protocol) -> dict[str, AULabel]:
-    """Return grades as labels under the threshold of a protocol.
-
-    Grades stay grades where the threshold is the project's own; under another one they become
-    true/false here, because everything behind would apply its own.
-    """
-    threshold = protocol.settings.get("threshold", ACTIVE_THRESHOLD)
-    if threshold == ACTIVE_THRESHOLD:
-        return {unit: float(grade) for unit, grade in grades.items()}
-    return {unit: grade >= threshold for unit, grade in grades.items()}
 
 
 def fold_split(protocol: Protocol, person: str) -> str | None:

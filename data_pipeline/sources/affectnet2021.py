@@ -22,6 +22,7 @@ from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import (
     RESEARCH,
     absent,
+    class_names,
     class_rows,
     decode,
     face,
@@ -129,13 +130,14 @@ def detect(root: Path) -> Variant | None:
     if home := _home(root):
         parts = (f"{name}/{part}" for name in SETS for part in ("images", "annotations"))
         return Variant("2021 release, npy annotations", absent(home, *parts))
-    for _, place in _mirror_folders(root):
-        classes = [folder.name.lower() for folder in subfolders(place)]
-        if classes and set(classes) <= {str(number) for number in range(8)}:
-            notes = ("usually numbered alphabetically, 0 anger: say which with `mirror:`",)
-            return Variant("mirror, numbered class folders", notes=notes)
-        if classes and set(classes) <= set(SPELLINGS):
-            return Variant("mirror, class folders named by words")
+    folders = [class_names(place) for _, place in _mirror_folders(root)]
+    classes = {name.lower() for names in folders for name in names}
+    if "0" in classes and classes <= {str(number) for number in range(8)}:
+        notes = ("usually numbered alphabetically, 0 anger: say which with `mirror:`",)
+        return Variant("mirror, numbered class folders", notes=notes)
+    # without contempt it may be anybody's seven expressions
+    if classes <= set(SPELLINGS) and "contempt" in {SPELLINGS[name] for name in classes}:
+        return Variant("mirror, class folders named by words")
     return None
 
 

@@ -25,7 +25,6 @@ from data_pipeline.sources._frames import (
     need_base,
     numbered_images,
     subfolders,
-    targets,
 )
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
 from face_mllm.errors import UserError
@@ -149,7 +148,7 @@ def _grades(files: dict[int, Path], protocol: Protocol) -> Coded:
     for frame, grades in merge_units(files, ",", missing=_NOT_CODED):
         if not frame.isdecimal():
             raise UserError(f"{next(iter(files.values()))}: {frame!r} is no frame number")
-        yield int(frame), targets(grades, protocol)
+        yield int(frame), grades
 
 
 def detect(root: Path) -> Variant | None:

@@ -17,6 +17,7 @@ from data_pipeline.records import FaceRecord
 from data_pipeline.sources._expression import (
     RESEARCH,
     absent,
+    class_names,
     class_rows,
     find,
     need,
@@ -74,9 +75,9 @@ def _boxes(path: Path) -> dict[str, array[float]]:
 
 
 def detect(root: Path) -> Variant | None:
-    """Recognise the folder called Anger, which SFEW and the others call Angry."""
+    """Recognise its seven words: Anger, which SFEW and others call Angry, and no contempt."""
     found = find(root, *MARKS)
-    if found is None:
+    if found is None or class_names(found.parent) != set(codes("caers", "expression")):
         return None
     notes = (
         "whole frames: give a table of boxes with `boxes:` or let faces be detected",

@@ -23,7 +23,6 @@ from data_pipeline.sources._frames import (
     need_base,
     numbered_images,
     subfolders,
-    targets,
     unit_files,
 )
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
@@ -95,7 +94,7 @@ def _person_rows(
                 split=split,
                 subject=f"disfa_{person}",
                 image=str(image),
-                labels={"action_units": targets(grades, protocol)},
+                labels={"action_units": grades},
                 licence=options.licence,
             )
     yield from (

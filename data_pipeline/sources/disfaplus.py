@@ -16,7 +16,6 @@ from data_pipeline.sources._frames import (
     merge_units,
     need_base,
     subfolders,
-    targets,
     unit_files,
 )
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
@@ -61,7 +60,7 @@ def _trial_rows(labels: Path, images: Path, options: DisfaPlusOptions, protocol:
             split=protocol.settings["split"],
             subject=f"disfa_{person}",
             image=str(images / where),
-            labels={"action_units": targets(grades, protocol)},
+            labels={"action_units": grades},
             licence=options.licence,
         )
 

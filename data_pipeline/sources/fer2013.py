@@ -8,6 +8,9 @@ labels. Source: Goodfellow et al. 2013 and the competition's files.
 from __future__ import annotations
 
 import io
+import os
+import re
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -30,7 +33,9 @@ from face_mllm.errors import UserError
 
 WHOLE = ("fer2013.csv", "icml_face_data.csv")
 TABLES = (*WHOLE, "train.csv")
+VOTES = "fer2013new.csv"  # of FER+; beside fer2013.csv it makes the folder that dataset's
 MIRROR = ("train/angry", "train/Angry")
+MIRRORED = re.compile(r"(?:Training|PublicTest|PrivateTest)_\d+|im\d+")
 SIDE = 48
 
 
@@ -76,6 +81,8 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
 def detect(root: Path) -> Variant | None:
     """Tell the whole csv from Kaggle's parts and from the folder mirror."""
     path = find(root, *TABLES)
+    if find(root, VOTES) is not None:
+        return None
     if path is not None:
         head = next(cells(path), (0, []))[1]
         if not {"emotion", "pixels"} <= set(head):
@@ -84,10 +91,19 @@ def detect(root: Path) -> Variant | None:
             return Variant(f"{path.name}, three Usages")
         notes = ("Training rows only", "test.csv has no labels and is not read")
         return Variant("Kaggle train.csv", WHOLE[:1], notes)
-    if mirror := find(root, *MIRROR):
+    mirror = find(root, *MIRROR)
+    if mirror is not None and _mirrored(mirror):
         notes = ("test holds PublicTest and PrivateTest together", "no validation split")
         return Variant("folder mirror", absent(mirror.parent.parent, "test"), notes)
     return None
+
+
+def _mirrored(folder: Path) -> bool:
+    """Whether pictures are named as in the known mirrors, not as in a tree of one's own."""
+    with os.scandir(folder) as entries:
+        stems = (Path(entry.name).stem for entry in islice(entries, 50))
+        named = any(MIRRORED.fullmatch(stem) for stem in stems)
+    return named and not (folder.parent.parent / "valid").is_dir()  # MMAFEDB holds FER2013
 
 
 SOURCE = Source(

@@ -17,7 +17,7 @@ from data_pipeline.labels.votes import TARGETS
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import absent, cells, face, find, need, table, whole
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
-from data_pipeline.sources.fer2013 import WHOLE, png
+from data_pipeline.sources.fer2013 import VOTES, WHOLE, png
 from face_mllm.errors import UserError
 
 EMOTIONS = (
@@ -31,7 +31,6 @@ EMOTIONS = (
     "contempt",
 )
 COLUMNS = (*EMOTIONS, "unknown", "NF")
-VOTES = "fer2013new.csv"
 FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 LABELS = tuple(f"{top}{FOLDERS['Training']}/label.csv" for top in ("", "data/"))
 NO_TARGET = "no expression by the votes"

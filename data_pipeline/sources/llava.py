@@ -7,5 +7,8 @@ picture stay in one split.
 from data_pipeline.sources._chat import chat_source
 
 SOURCE = chat_source(
-    "llava", "LLaVA JSON/JSONL: ready questions, kept as task vqa", turns="conversations"
+    "llava",
+    "LLaVA JSON/JSONL: ready questions, kept as task vqa",
+    turns="conversations",
+    pictures="image",
 )

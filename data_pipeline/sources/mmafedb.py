@@ -9,13 +9,24 @@ from pathlib import Path
 
 from data_pipeline.labels.codes import codes
 from data_pipeline.protocols import Protocol, protocols
-from data_pipeline.sources._expression import UNSETTLED, absent, class_rows, find, need
+from data_pipeline.sources._expression import (
+    UNSETTLED,
+    absent,
+    class_names,
+    class_rows,
+    find,
+    need,
+)
 from data_pipeline.sources.base import Rows, Source, SourceOptions, Variant
 
 MARKS = tuple(
     f"{top}{name}/angry" for top in ("", "MMAFEDB/") for name in ("valid", "train", "test")
 )
-OVERLAP = "contains FER2013 (and so the pictures of FER+): keep it away from their test sets"
+SETS = ("train", "valid", "test")
+NOTES = (
+    "contains FER2013 (and so the pictures of FER+): keep it away from their test sets",
+    "known by its folder names alone: read a tree of your own named so with `--source folder`",
+)
 
 
 def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
@@ -31,13 +42,15 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
 
 
 def detect(root: Path) -> Variant | None:
-    """Recognise the three split folders; FER2013's mirror has no ``valid``."""
+    """Recognise ``valid`` and the seven words in every set; FER2013's mirror has no ``valid``."""
     found = find(root, *MARKS)
-    if found is None or not (found.parent.parent / "valid").is_dir():
+    if found is None:
         return None
-    return Variant(
-        "class folders", absent(found.parent.parent, "train", "valid", "test"), (OVERLAP,)
-    )
+    home, words = found.parent.parent, set(codes("mmafedb", "expression"))
+    there = [name for name in SETS if (home / name).is_dir()]
+    if "valid" not in there or any(class_names(home / name) != words for name in there):
+        return None
+    return Variant("class folders", absent(home, *SETS), NOTES)
 
 
 SOURCE = Source(

@@ -16,6 +16,7 @@ from data_pipeline.sources._expression import (
     RESEARCH,
     absent,
     class_images,
+    class_names,
     decode,
     face,
     find,
@@ -33,6 +34,7 @@ from face_mllm.errors import UserError
 
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 MIRROR = ("train/1", "DATASET/train/1")
+COMPOUND = ("8", "9", "10", "11")  # codes only the compound list has
 RACES = ("white", "black", "asian")
 
 
@@ -125,8 +127,22 @@ def read_rows(root: Path, options: RafdbOptions, protocol: Protocol) -> Rows:
                 yield face("rafdb", options, stem, split, item[0], labels)
 
 
-def variant(path: Path) -> Variant:
-    """Return the variant of a distribution by its list."""
+def detect_list(root: Path, part: str) -> Variant | None:
+    """Return the variant of ``basic`` or ``compound`` by its list.
+
+    A list outside a folder of either name is told by its codes: those above 7 are compound.
+    """
+    path = list_file(root, part)
+    if path is None:
+        return None
+    home = path.parent.parent
+    if home.name != part:
+        compound = any(text.rpartition(" ")[2] in COMPOUND for _, text in listed(path))
+        return _variant(path) if compound is (part == "compound") else None
+    return _variant(path)
+
+
+def _variant(path: Path) -> Variant:
     home = path.parent.parent
     gaps = absent(home, "Image/aligned", "Image/original", "Annotation/manual")
     spelt = "" if path.name == LISTS[0] else f"list file spelt {path.name}"
@@ -135,9 +151,10 @@ def variant(path: Path) -> Variant:
 
 def detect(root: Path) -> Variant | None:
     """Tell the original layout from the mirror with numbered folders."""
-    if path := list_file(root, "basic"):
-        return variant(path)
-    if mirror := find(root, *MIRROR):
+    if found := detect_list(root, "basic"):
+        return found
+    mirror = find(root, *MIRROR)
+    if mirror is not None and class_names(mirror.parent) <= {str(code) for code in range(1, 8)}:
         notes = ("folders 1-7 are read as RAF-DB's own codes", "no manual attributes")
         return Variant("mirror, one folder per class", absent(mirror.parent.parent, "test"), notes)
     return None

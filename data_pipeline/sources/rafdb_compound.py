@@ -7,7 +7,7 @@ from pathlib import Path
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import RESEARCH
 from data_pipeline.sources.base import Rows, Source, Variant
-from data_pipeline.sources.rafdb import LISTS, RafdbOptions, list_file, read_list, variant
+from data_pipeline.sources.rafdb import LISTS, RafdbOptions, detect_list, list_file, read_list
 from face_mllm.errors import UserError
 
 
@@ -24,9 +24,8 @@ def read_rows(root: Path, options: RafdbOptions, protocol: Protocol) -> Rows:
 
 
 def detect(root: Path) -> Variant | None:
-    """Recognise the list inside ``compound``."""
-    path = list_file(root, "compound")
-    return variant(path) if path else None
+    """Recognise the list inside ``compound``, or one with its codes."""
+    return detect_list(root, "compound")
 
 
 SOURCE = Source(

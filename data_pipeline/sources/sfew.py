@@ -50,4 +50,5 @@ SOURCE = Source(
     protocols=protocols("sfew"),
     detect=detect,
     licence=RESEARCH,
+    overlaps=("afew",),  # its frames are of AFEW's clips: a `video_list` with `name: afew`
 )

@@ -3,5 +3,8 @@
 from data_pipeline.sources._chat import chat_source
 
 SOURCE = chat_source(
-    "sharegpt", "ShareGPT JSON/JSONL: ready questions, kept as task vqa", turns="conversations"
+    "sharegpt",
+    "ShareGPT JSON/JSONL: ready questions, kept as task vqa",
+    turns="conversations",
+    pictures="images",
 )

@@ -172,7 +172,10 @@ def _is_list(path: Path) -> bool:
         row = next(listed(path), (0, ""))[1].rsplit(None, 2)
     except UserError:
         return False
-    return len(row) == 3 and all(cell.isdecimal() for cell in row[1:])
+    if len(row) < 3 or not all(cell.isdecimal() for cell in row[1:]):
+        return False
+    # a picture with several numbers is another dataset's list
+    return not any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in row[0].split())
 
 
 SOURCE = Source(

@@ -375,6 +375,11 @@ def plant_example_inputs(root):
         ids = [f"{name}_{i}" for i in range(10)]
         path = root / "real_faces" / f"{name}.parquet"
         pq.write_table(pa.table({"id": ids, **common, **columns}), path)
+    (root / "llava").mkdir()
+    (root / "llava" / "1.jpg").write_bytes(picture(1))
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A tree."}]
+    talk = json.dumps([{"id": "1", "image": "1.jpg", "conversations": turns}])
+    (root / "llava" / "llava_v1_5_mix665k.json").write_text(talk)
     for number in range(40):
         path = root / "faces" / ("happy", "sad")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from data_pipeline.captions import caption, statements
+from data_pipeline.captions import GENERAL, caption, statements, telling_caption
 from data_pipeline.labels import attributes, find_leaks
 
 HELD_OUT = ("smiling", "mouth_open", "blond_hair", "eyes_closed")
@@ -102,3 +102,34 @@ def test_statements_are_what_captions_say_of_one_fact():
     assert statements("action_units", "AU43", True, HELD_OUT)[-1] == "AU43"
     assert "a fearful expression" in statements("expression", "fear", True)
     assert statements("attributes", "smiling", True, HELD_OUT) == []
+
+
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"compound_expression": "sadly angry"},
+        {"expression_votes": {"fear": 0.5, "anger": 0.5}},
+        {"action_units": {}, "attributes": {}, "head_pose": {}},
+        {"attributes": {"smiling": True}},  # held out below
+    ],
+)
+def test_nothing_to_say_is_no_caption(labels, short):
+    rng = random.Random(0)
+    assert telling_caption(labels, rng, ["smiling"], short=short) == ""
+
+
+def test_something_to_say_is_said():
+    labels = {"expression": "fear"}
+    said = [telling_caption(labels, random.Random(seed)) for seed in range(200)]
+    plain = [caption(labels, random.Random(seed)) for seed in range(200)]
+    assert not set(said) & {"", *GENERAL}
+    assert set(plain) & set(GENERAL)  # by chance
+    assert all(one == other for one, other in zip(said, plain, strict=True) if other not in GENERAL)
+
+
+def test_units_are_active_from_the_threshold_on():
+    units = {"action_units": {"AU4": 1.0}}
+    assert any("trace of AU4" in text for text in many(units, threshold=1))
+    assert not any("trace" in text or "slight" in text for text in many(units))

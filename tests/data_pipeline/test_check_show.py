@@ -1,13 +1,15 @@
 import io
+import json
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from data_pipeline.check import check, difference_hash, near_pairs
+from data_pipeline.check import check
 from data_pipeline.records import QA, FaceRecord, write_dataset
 from data_pipeline.show import sample_records, show, show_html
+from face_mllm.cli import main
 from face_mllm.errors import UserError
 
 
@@ -38,11 +40,17 @@ def face(number, split="train", **changes):
 
 @pytest.fixture
 def dataset(tmp_path):
-    def make(*records):
-        with write_dataset(tmp_path / "d") as writer:
+    def make(*records, name="d", protocols=None):
+        with write_dataset(tmp_path / name) as writer:
             for record in records:
                 writer.add(record)
-        return tmp_path / "d"
+        entries = [
+            {"protocols": {source: {"name": protocol}}}
+            for source, protocol in (protocols or {}).items()
+        ]
+        if entries:
+            (tmp_path / name / "manifest.json").write_text(json.dumps({"sources": entries}))
+        return tmp_path / name
 
     return make
 
@@ -61,7 +69,8 @@ def test_a_sound_dataset_has_nothing_to_report(dataset):
     assert report.findings == []
     assert report.faces == {"train": 4, "val": 4, "test": 4}
     assert "nothing wrong" in report.text
-    assert calls[-1] == (12, 12, "checking")
+    assert (12, 12, "checking") in calls
+    assert calls[-1] == (3, 3, "comparing")
 
 
 BAD = {
@@ -105,6 +114,14 @@ def test_held_out_words_are_found_afterwards(dataset):
     assert "held-out leak" in kinds(check(root))
 
 
+def test_held_out_words_among_choices_are_found(dataset):
+    root = dataset(*GOOD, face(20, qa=(QA("vqa", "x", "Which?", "no", ("a grin", "no")),)))
+    (root / "manifest.json").write_text('{"holdout_attributes": ["smiling"]}')
+    (found,) = check(root).problems
+    assert (found.kind, found.where) == ("held-out leak", "s_20")
+    assert "'a grin' mentions 'grin'" in found.detail
+
+
 def test_lopsided_answers_and_missing_classes_are_notes(dataset):
     qa = (QA("attribute", "beard", "Is there a beard?", "no", ("yes", "no")),)
     report = check(dataset(*(face(i, qa=qa) for i in range(4)), face(9, "val")))
@@ -123,43 +140,131 @@ def test_check_of_something_else(tmp_path):
         check(tmp_path)
 
 
-def test_difference_hash_is_the_sign_of_the_gradient():
-    ramp = np.tile(np.arange(0, 255, 15, dtype=np.uint8), (16, 1))  # 17 wide: rising everywhere
-    rising = difference_hash(Image.fromarray(ramp))
-    assert np.bitwise_count(rising).sum() == 256
-    assert np.bitwise_count(difference_hash(Image.fromarray(ramp[:, ::-1]))).sum() == 0
-
-
-def test_difference_hash_survives_encoding_and_scaling_and_tells_pictures_apart():
-    hashes = [difference_hash(drawing(i)) for i in range(40)]
-    for i in range(40):
-        with Image.open(io.BytesIO(encoded(drawing(i), quality=60))) as again:
-            assert np.bitwise_count(hashes[i] ^ difference_hash(again)).sum() <= 12
-        smaller = difference_hash(drawing(i).resize((70, 70)))
-        assert np.bitwise_count(hashes[i] ^ smaller).sum() <= 12
-    apart = [np.bitwise_count(hashes[i] ^ hashes[j]).sum() for i in range(40) for j in range(i)]
-    assert min(apart) > 60
-
-
-def test_near_pairs_equal_the_plain_comparison():
-    rng = np.random.default_rng(0)
-    one = rng.integers(0, 2**63, (300, 4), dtype=np.uint64)
-    other = one[rng.permutation(300)[:90]].copy()
-    other[::3, 0] ^= np.uint64(0b1011)
-    expected = {
-        (i, j, sum(bin(int(a) ^ int(b)).count("1") for a, b in zip(one[i], other[j], strict=True)))
-        for i in range(300)
-        for j in range(90)
-    }
-    expected = {pair for pair in expected if pair[2] <= 12}
-    assert len(expected) == 90
-    assert set(near_pairs(one, other, 12, block=64)) == expected
-
-
 def test_flat_pictures_are_nobodys_duplicate(dataset):
     grey = [encoded(Image.new("RGB", (64, 64), (shade,) * 3)) for shade in (40, 90)]
     records = (face(30, "train", image=grey[0]), face(31, "val", image=grey[1]))
     assert "near-duplicate" not in kinds(check(dataset(*records)))
+
+
+def other(number, split="train", source="t", **changes):
+    """A face of a second source."""
+    settings = {"id": f"{source}_{number}", "source": source, "subject": f"q{number}"}
+    return face(number + 500, split, **{**settings, **changes})
+
+
+AGAIN = encoded(drawing(1), quality=60)
+MIRRORED = encoded(ImageOps.mirror(drawing(1)))
+
+
+@pytest.mark.parametrize(
+    ("twin", "kind", "problem"),
+    [
+        (other(1, "test", image=AGAIN), "near-duplicate", True),
+        (other(1, "val", image=AGAIN), "near-duplicate across sources", False),
+        (other(1, "test", image=MIRRORED), "mirror image", True),
+        (other(1, "val", image=MIRRORED), "mirror image across sources", False),
+        (face(21, "test", image=MIRRORED), "mirror image", True),
+        (other(1, "val", image=GOOD[1].image), "duplicate across sources", False),
+        (other(1, "train", image=GOOD[1].image), "duplicate across splits", True),
+        (face(21, "val", image=AGAIN), None, False),  # frames of a video look alike
+        (face(21, "val", image=MIRRORED), None, False),
+    ],
+)
+def test_the_same_picture_across_splits_is_a_problem_and_across_sources_a_note(
+    dataset, twin, kind, problem
+):
+    report = check(dataset(*GOOD, twin))  # GOOD[1] is in val
+    assert kinds(report) == ({kind} if kind else set())
+    assert report.ok is not problem
+
+
+def test_two_sources_may_label_a_picture_differently(dataset):
+    labels = {"gender": "female", "expression": "fear"}
+    twin = other(1, "val", image=GOOD[1].image, labels=labels)
+    report = check(dataset(*GOOD, twin))
+    assert report.ok
+    (found,) = [f for f in report.findings if f.kind == "label conflict across sources"]
+    assert found.detail == "one picture, gender male and female"
+
+
+def placed(source, splits, start=0):
+    """Faces of a source, one in each split."""
+    return [other(start + n, split, source) for n, split in enumerate(splits)]
+
+
+@pytest.mark.parametrize(
+    ("one", "its_protocol", "two", "verdict"),
+    [
+        (("mmafedb", ["train"]), "mmafedb/official", ("fer2013", ["test"]), "problem"),
+        (("mmafedb", ["train"]), "mmafedb/official", ("ferplus", ["train", "test"]), "problem"),
+        (("mmafedb", ["train"]), "mmafedb/official", ("fer2013", ["train"]), "note"),
+        (("disfa", ["train"]), "disfa/3fold-ge2-fold1", ("disfaplus", ["test"]), "problem"),
+        (("disfa", ["train"]), "disfa/without-disfaplus", ("disfaplus", ["test"]), None),
+        (("disfa", ["train"]), None, ("disfaplus", ["test"]), "problem"),
+        (("mine", ["train"]), "celeba/official", ("celeba_dialog", ["val"]), "problem"),
+        (("mine", ["train"]), "table/all", ("celeba_dialog", ["val"]), None),
+        (("affectnet2017", ["train"]), None, ("celeba", ["val"]), None),
+        (("sfew", ["test"]), "sfew/val-as-test", ("afew", ["train"]), "problem"),
+    ],
+)
+def test_sources_known_to_overlap_are_named(dataset, one, its_protocol, two, verdict):
+    faces = [*placed(*one), *placed(*two, start=50)]
+    report = check(dataset(*faces, protocols={one[0]: its_protocol} if its_protocol else None))
+    found = [finding for finding in report.findings if finding.kind == "known overlap"]
+    assert len(found) == (verdict is not None)
+    assert report.ok is (verdict != "problem")
+    for finding in found:
+        assert f"{one[0]} ({', '.join(one[1])})" in finding.where
+        assert f"{two[0]} ({', '.join(two[1])})" in finding.where
+
+
+def test_an_overlap_that_was_seen_to_keep_to_its_splits_is_a_note(dataset):
+    ours = placed("fer2013", ["train", "train", "test"])
+    theirs = [
+        other(50 + n, record.split, "ferplus", image=record.image, labels=record.labels)
+        for n, record in enumerate(ours)
+    ]
+    report = check(dataset(*ours, *theirs))
+    assert report.ok
+    (found,) = [finding for finding in report.findings if finding.kind == "known overlap"]
+    assert "3 seen, none of them across splits" in found.detail
+
+
+def test_a_train_set_against_a_test_set(dataset):
+    mine = dataset(*GOOD[::3], name="mine")  # train
+    theirs = [
+        face(1, "test", id="s_0"),  # an id may stand in both
+        face(40, "test", subject="p3"),
+        face(41, "test", image=encoded(drawing(6), quality=60)),
+    ]
+    theirs.append(other(42, "test", image=GOOD[9].image, labels=GOOD[9].labels))
+    test = dataset(*theirs, name="theirs")
+    assert check(mine).ok
+    assert check(test).ok
+    report = check(mine, test)
+    assert report.faces == {"train of mine": 4, "test of theirs": 4}
+    found = {(finding.kind, finding.where) for finding in report.problems}
+    assert found == {
+        ("subject leak", "s_40"),
+        ("near-duplicate", "s_6 (train of mine), s_41 (test of theirs)"),
+        ("duplicate across splits", "s_9 (train of mine), t_42 (test of theirs)"),
+    }
+
+
+def test_sources_known_to_overlap_in_two_datasets(dataset):
+    mine = dataset(*placed("mmafedb", ["train"]), name="mine")
+    test = dataset(*placed("ferplus", ["test"], start=50), name="theirs")
+    (found,) = check(mine, test).problems
+    assert found.where == "mmafedb (train of mine), ferplus (test of theirs)"
+
+
+def test_the_command_takes_several_folders(dataset, capsys):
+    mine, test = dataset(*GOOD[::3], name="mine"), dataset(face(0, "test"), name="theirs")
+    assert main(["data", "check", str(mine)]) == 0
+    assert main(["data", "check", str(mine), str(test)]) == 1
+    said = capsys.readouterr().out
+    assert "test of theirs 1; something is wrong" in said
+    assert said.count("problem ") == 2
 
 
 # --- show

@@ -47,6 +47,8 @@ def test_records_are_sound(module, case, tmp_path):
         assert validate_labels(row.labels) == []
         assert all(qa.task == "vqa" for qa in row.qa)  # only conversations bring questions
         assert isinstance(row.image, bytes) or row.image.startswith("/")
+    splits = {(row.subject, row.split) for row in records}
+    assert len(splits) == len({row.subject for row in records})  # nobody is in two splits
     for row in rows:
         if isinstance(row, Dropped):
             assert row.reason

@@ -7,6 +7,7 @@ from source_fixtures import fixtures
 
 from data_pipeline.questions import QuestionSet, closed_questions, render_questions
 from data_pipeline.questions.question_set import HERE
+from data_pipeline.sources import get_source
 
 GOLDEN = Path(__file__).parent / "golden"
 SETS = sorted(path.stem for path in (HERE / "sets").glob("*.yaml"))
@@ -58,7 +59,8 @@ def choices(words):
 def lines(labels, key, question_set, held_out=()):
     """Training questions with answers, then the scored ones with their truth."""
     for qa in render_questions(labels, key, 0, question_set, held_out, caption="a face"):
-        yield f"{qa.task} {qa.name} | {qa.question} | {qa.answer} | {choices(qa.choices)}"
+        share = "" if qa.weight == 1 else f" x {qa.weight:g}"
+        yield f"{qa.task} {qa.name} | {qa.question} | {qa.answer}{share} | {choices(qa.choices)}"
     for asked in closed_questions(labels, question_set, held_out):
         truth = asked.truth if asked.values else asked.choices[asked.truth]
         words = choices(asked.choices)
@@ -85,6 +87,7 @@ def test_settings_of_a_set(golden):
         "full",
         ask_unknown=["expression", "AU4", "AU12", "bangs", "age", "yaw", "gender"],
         no_per_yes=1.0,
+        soft_labels=True,
         expression_classes="canonical8",
     )
     sections = [(title, lines(labels, title, chosen)) for title, labels in FACES.items()]
@@ -95,11 +98,14 @@ def test_settings_of_a_set(golden):
 def test_sources(name, golden):
     """The first faces of every case of every source that has a fixture."""
     sections = []
+    source = get_source(name)
     for case in FIXTURES[name].CASES:
+        targets = source.protocol(case.protocol, source.options(**case.options)).targets
         for key, (_, labels) in list(case.records.items())[:FACES_PER_CASE]:
             for question_set in SETS:
                 title = f"{case.protocol or 'default'} {key} {question_set}"
-                sections.append((title, lines(labels, key, question_set)))
+                asked = QuestionSet.load(question_set).under(targets)
+                sections.append((title, lines(labels, key, asked)))
     golden(GOLDEN / "sources" / f"{name}.txt", page(sections))
 
 

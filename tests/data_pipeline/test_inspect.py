@@ -208,10 +208,12 @@ DETECTING = [module for module in fixtures() if get_source(module.NAME).detect]
 
 
 @pytest.mark.parametrize("module", DETECTING, ids=lambda module: module.NAME)
-def test_every_fixture_is_known_by_its_own_reader(module, tmp_path):
-    """Others may know it too: FERPlus holds fer2013.csv, class folders look alike."""
+def test_every_fixture_is_known_by_its_own_reader_alone(module, tmp_path):
+    """Only RAF-DB's folder with both its parts is two datasets."""
     module.write(tmp_path)
-    assert module.NAME in [source.name for source, _ in candidates(tmp_path)]
+    both = ["rafdb", "rafdb_compound"]
+    expected = both if module.NAME == "rafdb_compound" else [module.NAME]
+    assert [source.name for source, _ in candidates(tmp_path)] == expected
 
 
 def test_no_reader_claims_or_stumbles_over_what_is_none_of_it(tmp_path):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import yaml
 
 from data_pipeline.labels import (
     BASIC7,
@@ -20,6 +21,9 @@ from data_pipeline.labels import (
     validate_labels,
 )
 from data_pipeline.labels.attributes import attributes, groups, snake_case
+from data_pipeline.labels.codes import FOLDER, codes
+from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS
+from data_pipeline.labels.validate import GENDERS
 from data_pipeline.labels.votes import TARGETS
 from face_mllm.errors import UserError
 
@@ -258,3 +262,35 @@ SPLIT = {"neutral": 0.75, "happiness": 0.25}
 def test_votes_become_targets(votes, expected):
     modes = [TARGETS[mode](votes, EIGHT) for mode in ("majority", "argmax", "probability")]
     assert ["".join(modes[0]), "".join(modes[1]), modes[2]] == list(expected)
+
+
+# --- code maps
+
+FIELDS = [
+    (path.stem, field)
+    for path in sorted(FOLDER.glob("*.yaml"))
+    for field in yaml.safe_load(path.read_text(encoding="utf-8"))
+]
+WORDS = {  # what the codes of a field must cover; ages and colours differ from source to source
+    "compound_expression": COMPOUND_EXPRESSIONS,
+    "gender": GENDERS,
+    "action_unit": (False, True),
+    "attribute": (False, True),
+    "service_test": (False, True),
+    "split": ("train", "val", "test"),
+    "race": ("white", "black", "asian"),
+}
+
+
+@pytest.mark.parametrize(("source", "field"), FIELDS)
+def test_codes_are_a_bijection_onto_canonical_words(source, field):
+    words = [word for word in codes(source, field).values() if word is not None]
+    assert len(set(words)) == len(words)  # one code to a word; null is unknown
+    if field == "folder" or field.startswith("expression"):
+        assert set(words) in (set(BASIC7), set(EXPRESSIONS))
+    elif field == "hair_color":
+        assert set(words) <= {row.name for row in groups()["hair_color"]}
+    elif field == "age_band":
+        assert all(canonical_band(word) == word for word in words)
+    else:
+        assert set(words) == set(WORDS[field])

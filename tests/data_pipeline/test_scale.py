@@ -15,7 +15,6 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from data_pipeline import build as building
 from data_pipeline.build import build
 from data_pipeline.engine import (
     BuildStoppedError,
@@ -26,7 +25,9 @@ from data_pipeline.engine import (
     split_parts,
 )
 from data_pipeline.keys import Keys
+from data_pipeline.preparing import Preparer
 from data_pipeline.records import FaceRecord, iter_records, write_dataset
+from data_pipeline.weighing import Weigher
 from face_mllm.errors import UserError
 
 FACES = 600  # 5 chunks
@@ -190,18 +191,18 @@ def killed(folder, out, text, done, workers=1):
 def work_done(monkeypatch):
     """Count the chunks prepared and the faces weighed from now on."""
     done = {"chunks": 0, "weighed": 0}
+    prepare, weighed = Preparer.prepare, Weigher.weighed
 
-    def counted(name, function):
-        def call(*arguments):
-            done[name] += 1
-            return function(*arguments)
+    def counted_prepare(self, chunk):
+        done["chunks"] += 1
+        return prepare(self, chunk)
 
-        return call
+    def counted_weighed(self, part, split, rows):
+        done["weighed"] += len(rows)
+        return weighed(self, part, split, rows)
 
-    prepare = building._Preparer.prepare
-    monkeypatch.setattr(building._Preparer, "prepare", counted("chunks", prepare))
-    weighed = building._Weigher._weighed
-    monkeypatch.setattr(building._Weigher, "_weighed", counted("weighed", weighed))
+    monkeypatch.setattr(Preparer, "prepare", counted_prepare)
+    monkeypatch.setattr(Weigher, "weighed", counted_weighed)
     return done
 
 

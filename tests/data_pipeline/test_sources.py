@@ -334,3 +334,27 @@ def test_fingerprint_sees_labels_names_and_picture_sizes(tmp_path):
     assert len(seen) == 4
     assert fingerprint(root) in seen
     assert fingerprint(root / "list.txt") == fingerprint(root / "list.txt")
+
+
+def test_fingerprint_reads_no_small_file_of_very_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_pipeline.sources.base.MANY_FILES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}_exp.npy").write_bytes(b"4")
+    (tmp_path / "all.txt").write_text("1")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    whole = fingerprint(tmp_path)
+    (tmp_path / "2_exp.npy").write_bytes(b"5")
+    assert fingerprint(tmp_path) == whole  # named in the docs: by path and size
+    (tmp_path / "2_exp.npy").write_bytes(b"55")
+    longer = fingerprint(tmp_path)
+    (tmp_path / "all.txt").write_text("2")
+    assert len({whole, longer, fingerprint(tmp_path)}) == 3  # a list still counts by content
+    (tmp_path / "3_exp.npy").unlink()
+    few = fingerprint(tmp_path)
+    (tmp_path / "2_exp.npy").write_bytes(b"66")
+    assert fingerprint(tmp_path) != few
+    monkeypatch.setattr("data_pipeline.sources.base.MANY_FILES", 2)
+    monkeypatch.setattr("data_pipeline.sources.base.SMALL_FILE", 1)
+    large = fingerprint(tmp_path)
+    (tmp_path / "2_exp.npy").write_bytes(b"77")
+    assert fingerprint(tmp_path) != large

@@ -215,11 +215,11 @@ def test_fer2013_kaggle_variants(tmp_path):
     assert "no labels" in variant.notes[1]
     assert read("fer2013", train) == read("fer2013", train.parent)  # the file itself as root
 
-    picture(tmp_path / "c" / "train" / "angry" / "1.jpg")
-    picture(tmp_path / "c" / "test" / "happy" / "1.jpg")
+    picture(tmp_path / "c" / "train" / "angry" / "Training_1.jpg")
+    picture(tmp_path / "c" / "test" / "happy" / "PrivateTest_1.jpg")
     assert labels(read("fer2013", tmp_path / "c")) == {
-        "fer2013_train_angry_1": {"expression": "anger"},
-        "fer2013_test_happy_1": {"expression": "happiness"},
+        "fer2013_train_angry_Training_1": {"expression": "anger"},
+        "fer2013_test_happy_PrivateTest_1": {"expression": "happiness"},
     }
     assert "PrivateTest" in get_source("fer2013").detect(tmp_path / "c").notes[0]
 

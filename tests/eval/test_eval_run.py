@@ -294,6 +294,17 @@ def test_broken_likelihoods_stop_the_run(data):
         measure(data, Broken())
 
 
+def test_training_by_another_fold_is_told():
+    chain = [
+        {"stage": "one"},  # older artifacts do not say
+        {"stage": "two", "protocols": {"disfa": "disfa/fold1", "synth": "synth/identity-split"}},
+    ]
+    measured = {"disfa": "disfa/fold2", "celeba": "celeba/official"}
+    (note,) = run.other_protocols(chain, measured)
+    assert note.startswith("disfa is measured by disfa/fold2, and stage two was trained on it by")
+    assert run.other_protocols(chain, {"disfa": "disfa/fold1"}) == []
+
+
 def test_zero_shot_means_held_out_by_every_stage():
     chain = [{"held_out": ["smiling", "beard"]}, {"held_out": ["smiling"]}]
     assert run._held_out(chain) == ["smiling"]

@@ -165,6 +165,7 @@ def tiny_data(tmp_path_factory):
                 FaceRecord(f"toy_{number}", "toy", split, f"s{number}", image, labels, qa=qa)
             )
         manifest = {"holdout_attributes": ["smiling"], "seed": 0, "questions": "compact"}
+        manifest["sources"] = [{"source": "toy", "protocol": "toy/all"}]
         (writer.folder / "manifest.json").write_text(json.dumps(manifest))
     return out
 

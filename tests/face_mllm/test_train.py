@@ -77,6 +77,8 @@ def test_chain_records_every_stage_and_losses_fall(chain):
         "stage2_vqa",
         "stage3_face",
     ]
+    assert all(entry["protocols"] == {"toy": "toy/all"} for entry in artifact.chain)
+    assert "toy/all" in (chain / "s3" / "README.md").read_text()
     assert artifact.chain[1]["last_loss"] < 0.5 * artifact.chain[1]["first_loss"]
     lines = [json.loads(x) for x in (chain / "s3" / "metrics.jsonl").read_text().splitlines()]
     assert sum("loss" in line for line in lines) == 60

@@ -68,6 +68,7 @@ class Context:
         caption: the record's caption, or empty.
         held_out: attributes that may not show up among options.
         unknown: names that are asked even where they are not labelled.
+        soft: train on the shares of annotators' votes instead of on the one expression.
     """
 
     classes: tuple[str, ...] = BASIC7
@@ -79,6 +80,7 @@ class Context:
     caption: str = ""
     held_out: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    soft: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Item:
         choices: closed answer set, empty for free text.
         values: numbers the choices stand for, None for words.
         truth: the exact number behind a numeric answer.
+        weight: share of the question's loss; a soft label is several answers that sum to 1.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Item:
     choices: tuple[str, ...] = ()
     values: tuple[float, ...] | None = None
     truth: float | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

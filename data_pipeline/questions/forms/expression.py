@@ -25,30 +25,48 @@ def _expression(labels: Labels, context: Context) -> str | None:
     return word if word in context.classes else None
 
 
+def _answers(labels: Labels, context: Context) -> Iterator[tuple[str, float]]:
+    """Yield each answer with its weight: the expression, or the votes by their shares.
+
+    Votes are for training; what is scored has one true answer.
+    """
+    votes = labels.get("expression_votes", {}) if context.soft and context.key else {}
+    shares = {word: votes[word] for word in context.classes if votes.get(word)}
+    total = sum(shares.values())
+    if shares:
+        yield from ((word, share / total) for word, share in shares.items())
+    elif word := _expression(labels, context):
+        yield word, 1.0
+
+
 @form("expression/word", "expression")
 def _expression_word(labels: Labels, context: Context) -> Iterator[Item]:
-    if word := _expression(labels, context):
-        yield Item("all", word, choices=context.classes)
+    for word, weight in _answers(labels, context):
+        yield Item("all", word, choices=context.classes, weight=weight)
 
 
 @form("expression/sentence", "expression_sentence")
 def _expression_sentence(labels: Labels, context: Context) -> Iterator[Item]:
-    if word := _expression(labels, context):
-        yield Item("all", word)
+    for word, weight in _answers(labels, context):
+        yield Item("all", word, weight=weight)
 
 
 @form("expression/choice", "expression_choice", "options")
 def _expression_choice(labels: Labels, context: Context) -> Iterator[Item]:
-    if word := _expression(labels, context):
+    for word, weight in _answers(labels, context):
         options = shuffled(context.classes, context, "expression")
-        yield Item("all", word, {"options": ", ".join(options)}, choices=options)
+        yield Item("all", word, {"options": ", ".join(options)}, options, weight=weight)
 
 
 @form("expression/yes_no", "expression_yes_no", "expression")
 def _expression_yes_no(labels: Labels, context: Context) -> Iterator[Item]:
-    if word := _expression(labels, context):
-        for other in context.classes:
-            yield Item(other, yes_no(other == word), {"expression": other}, YES_NO)
+    """Of votes, each word is affirmed and denied by its share."""
+    if shares := dict(_answers(labels, context)):
+        for word in context.classes:
+            share = shares.get(word, 0.0)
+            for flag, weight in ((True, share), (False, 1 - share)):
+                if weight > 0:
+                    yield Item(word, yes_no(flag), {"expression": word}, YES_NO, weight=weight)
 
 
 SLIGHT, PART, MOST, CLEAR = 0.1, 0.2, 0.5, 0.85  # shares of the votes
