@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from photographs import MARKS, Known, face_at, photograph, record, transform
+from drawn_faces import MARKS, Known, face_at, photograph, record, transform
 from PIL import Image
 
 from data_pipeline.faces import NO_FACES, FacePolicy, crop_record, cut_face, find_faces

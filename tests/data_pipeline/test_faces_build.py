@@ -1,11 +1,11 @@
-"""Photographs in a build: the policy of the recipe, workers, what the manifest says."""
+"""Faces cut from photographs in a build: counted, remembered, the same each time."""
 
 import hashlib
 from pathlib import Path
 
 import pytest
 import yaml
-from photographs import face_at, photograph, record
+from drawn_faces import face_at, photograph, record
 from PIL import Image
 
 from data_pipeline.build import build
@@ -16,8 +16,6 @@ from data_pipeline.faces import detector as detector_module
 from data_pipeline.recipe import load_recipe
 from data_pipeline.records import iter_records, write_dataset
 from face_mllm.errors import UserError
-
-# --- in a build
 
 
 def in_photographs(image):

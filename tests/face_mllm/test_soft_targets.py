@@ -1,4 +1,4 @@
-"""Annotators' votes as targets: what is built from them trains a model to answer by their shares."""
+"""Annotators' votes as targets: a model trained on them answers by their shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs drawn for tests of faces, and a detector that knows the answer."""
+"""Photographs with drawn faces, and a detector that knows where they are."""
 
 import io
 
