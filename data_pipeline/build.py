@@ -37,6 +37,7 @@ from data_pipeline.questions.balance import (
     merge_answers,
     weights_of,
 )
+from data_pipeline.questions.forms import digest
 from data_pipeline.recipe import LoadedRecipe, Ready, load_recipe
 from data_pipeline.records import SPLITS
 from data_pipeline.sources import fingerprint
@@ -104,6 +105,7 @@ class _Job:
         self.candidates: AnswerCounts = {}
         self.weights: AnswerWeights = {}
         self.chunks: list[tuple[int, int, Mapping[str, int]]] = []  # number, source, kept
+        self.stamp = ""  # changes with the pictures of any chunk
         self.done = 0
         self.targets: dict[str, dict[str, Any]] = {}  # source, as its records name it
 
@@ -153,6 +155,7 @@ class _Job:
         self.accounts[chunk.source].merge(outcome.account)
         self.leaks.merge(outcome.leaks)
         self.chunks.append((chunk.number, chunk.source, outcome.account.kept))
+        self.stamp = f"{digest(self.stamp, outcome.stamp):016x}"
         for (split, key, name, word), count in outcome.words.items():
             self.tallies[split].add_word(key, name, word, count)
         for split, name, value in outcome.numbers:
@@ -178,7 +181,7 @@ class _Job:
     def write(self, run: Engine, spool: Spool, folder: Path) -> None:
         """Choose and weigh the questions of the spooled records and write the shards."""
         chances = weights_of(self.candidates)
-        weigher = Weigher(self.loaded, spool, folder, chances)
+        weigher = Weigher(self.loaded, spool, folder, self.stamp, chances)
         self.weights = weights_of(self._kept_counts(run, weigher))
         weigher.weights = self.weights
         done = 0

@@ -40,11 +40,12 @@ class Preparer:
 
     def __call__(self, chunk: Chunk) -> Outcome:
         """Return what became of a chunk, at once where a stopped build did it before."""
-        return self.spool.outcome(chunk.number) or self.prepare(chunk)
+        done = self.spool.outcome(chunk.number)
+        return done if done and done.stamp == chunk.stamp else self.prepare(chunk)
 
     def prepare(self, chunk: Chunk) -> Outcome:
         """Check, render and spool the rows of a chunk."""
-        outcome = Outcome(LeakCheck(self.held_out), chunk.room)
+        outcome = Outcome(LeakCheck(self.held_out), chunk.stamp, chunk.room)
         records = [self._admit(face, chunk, outcome) for face in self._taken(chunk, outcome)]
         self.spool.write(chunk.number, records, outcome)
         return outcome

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, starmap
@@ -313,12 +313,37 @@ def iter_rows(
     """
     names = list(columns) if columns is not None else None
     for shard in shards_of(root, split):
-        try:
-            with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
-                    yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
+        with _opened(shard) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
+                yield from batch.to_pylist()
+
+
+def count_faces(root: Path | str, split: str) -> int:
+    """Return how many faces a split has, by its shards' own account."""
+    total = 0
+    for shard in shards_of(root, split):
+        with _opened(shard) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def find_records(root: Path | str, split: str, ids: Set[str]) -> Iterator[FaceRecord]:
+    """Yield the records of some ids in file order; row groups without any are not read."""
+    for shard in shards_of(root, split):
+        with _opened(shard) as file:
+            for number in range(file.num_row_groups):
+                if not ids.isdisjoint(file.read_row_group(number, ["id"])["id"].to_pylist()):
+                    rows = file.read_row_group(number).to_pylist()
+                    yield from (FaceRecord.from_row(row) for row in rows if row["id"] in ids)
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(shard) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
 
 
 def iter_records(root: Path | str, splits: Iterable[str] = SPLITS) -> Iterator[FaceRecord]:

@@ -23,7 +23,14 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.questions.forms import digest
-from data_pipeline.records import SPLITS, FaceRecord, iter_rows, shards_of
+from data_pipeline.records import (
+    SPLITS,
+    FaceRecord,
+    count_faces,
+    find_records,
+    iter_rows,
+    shards_of,
+)
 from data_pipeline.show_tokens import Tokens, default_tokenizer, load_tokens
 from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
@@ -49,8 +56,7 @@ def sample_records(root: str | Path, n: int = 24, seed: int = 0) -> list[FaceRec
         raise UserError(f"{root}: not a built dataset", "give the folder `data build` wrote")
     ids = (row["id"] for split in SPLITS for row in iter_rows(root, split, ["id"]))
     wanted = set(heapq.nsmallest(n, ids, key=lambda key: digest("show", seed, key)))
-    rows = (row for split in SPLITS for row in iter_rows(root, split))
-    return [FaceRecord.from_row(row) for row in rows if row["id"] in wanted]
+    return [record for split in SPLITS for record in find_records(root, split, wanted)]
 
 
 def show_html(
@@ -78,7 +84,7 @@ def show_html(
     """
     records = sample_records(root, n, seed)
     tokens = load_tokens(tokenizer) if tokenizer else None
-    total = sum(1 for split in SPLITS for _ in iter_rows(root, split, ["id"]))
+    total = sum(count_faces(root, split) for split in SPLITS)
     page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
     html = page.render(
         title=f"{Path(root).name}: faces and questions",

@@ -32,6 +32,7 @@ class Weigher:
         loaded: the recipe.
         spool: rows of the first pass.
         folder: of the dataset.
+        stamp: of all chunks; a shard that a stopped build wrote under another one is not kept.
         chances: balance weights over all candidates, by which questions are drawn.
         weights: balance weights over the questions that are kept.
     """
@@ -39,12 +40,13 @@ class Weigher:
     loaded: LoadedRecipe
     spool: Spool
     folder: Path
+    stamp: str
     chances: AnswerWeights
     weights: AnswerWeights = field(default_factory=dict)
 
     def __call__(self, shard: Shard) -> Written:
         """Write a shard, or read what it holds where a stopped build wrote it."""
-        return write_shard(shard, self.spool, self.folder, self.weighed)
+        return write_shard(shard, self.spool, self.folder, self.stamp, self.weighed)
 
     def kept_answers(self, shard: Shard) -> AnswerCounts:
         """Count the answers to the questions that remain after the cap."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from data_pipeline.questions.balance import AnswerCounts
+from data_pipeline.questions.forms import digest
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import Dropped
 from data_pipeline.tally import Account, Drops, Face, LeakCheck, label_numbers, label_words
 
 ROWS_PER_CHUNK = 128
+BYTES_PER_CHUNK = 1 << 25  # of pictures, for a worker holds those of a chunk
 Room = Mapping[str, int]
 
 
@@ -26,22 +28,44 @@ class Chunk:
         number: of the chunk in the whole build.
         source: number of the recipe's entry.
         rows: as the reader gave them.
+        stamp: changes with the files of its pictures.
         room: split -> most faces that may be kept; None for no limit.
     """
 
     number: int
     source: int
     rows: tuple[FaceRecord | Dropped, ...]
+    stamp: str
     room: Room | None = None
 
 
 def chunks_of(rows: Iterable[FaceRecord | Dropped], first: int, source: int) -> Iterator[Chunk]:
     """Cut the rows of a source into chunks numbered from ``first``."""
-    rest = iter(rows)
-    number = first
-    while part := tuple(islice(rest, ROWS_PER_CHUNK)):
-        yield Chunk(number, source, part)
-        number += 1
+    number, weight = first, 0
+    part: list[FaceRecord | Dropped] = []
+    files: list[tuple[str, int, int]] = []
+    for row in rows:
+        part.append(row)
+        files.append(_file_of(row))
+        weight += files[-1][1]
+        if len(part) == ROWS_PER_CHUNK or weight >= BYTES_PER_CHUNK:
+            yield Chunk(number, source, tuple(part), f"{digest(*files):016x}")
+            number, weight, part, files = number + 1, 0, [], []
+    if part:
+        yield Chunk(number, source, tuple(part), f"{digest(*files):016x}")
+
+
+def _file_of(row: FaceRecord | Dropped) -> tuple[str, int, int]:
+    """Path, size and time of a row's picture; of one inside the row its size alone."""
+    if isinstance(row, Dropped):
+        return "", 0, 0
+    if isinstance(row.image, bytes):
+        return "", len(row.image), 0
+    try:
+        found = os.stat(row.image)
+    except OSError:
+        return row.image, 0, 0
+    return row.image, found.st_size, found.st_mtime_ns
 
 
 @dataclass
@@ -50,6 +74,7 @@ class Outcome:
 
     Args:
         leaks: the check of its texts.
+        stamp: that of the chunk.
         room: that of the chunk.
         account: rows read, kept and dropped.
         faces: every kept face, in order.
@@ -59,6 +84,7 @@ class Outcome:
     """
 
     leaks: LeakCheck
+    stamp: str
     room: Room | None = None
     account: Account = field(default_factory=Account)
     faces: list[Face] = field(default_factory=list)

@@ -19,6 +19,7 @@ from data_pipeline.engine.workspace import partial_of, write_whole
 from data_pipeline.questions.balance import WEIGHT_UNIT
 from data_pipeline.records import FEATURES, ROWS_PER_GROUP, SPLITS
 
+BYTES_PER_GROUP = 1 << 26
 Weighed = Callable[[Part, str, pa.RecordBatch], pa.ListArray]
 """(where the rows lie, split, spooled rows) -> their questions as they are to be written."""
 
@@ -50,11 +51,13 @@ class Written:
     """What a shard holds; survives a kill as json beside the spooled rows.
 
     Args:
+        stamp: of the chunks its rows are from.
         faces: rows.
         tasks: answers per task.
         loss: of a training shard, by the number of the source.
     """
 
+    stamp: str
     faces: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
     loss: dict[int, Loss] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class Written:
         """Rebuild what was written."""
         fields = json.loads(text)
         loss = {int(source): Loss(**each) for source, each in fields["loss"].items()}
-        return cls(fields["faces"], Counter(fields["tasks"]), loss)
+        return cls(fields["stamp"], fields["faces"], Counter(fields["tasks"]), loss)
 
 
 def split_parts(kept: Iterable[tuple[int, int, Mapping[str, int]]], split: str) -> Iterator[Part]:
@@ -114,12 +117,14 @@ def plan_shards(parts: Iterable[Part], split: str, rows: int) -> Iterator[Shard]
         yield Shard(split, number, tuple(taken))
 
 
-def write_shard(shard: Shard, spool: Spool, folder: Path, weighed: Weighed) -> Written:
+def write_shard(shard: Shard, spool: Spool, folder: Path, stamp: str, weighed: Weighed) -> Written:
     """Write one shard, a row group at a time; one that is there whole is left as it is."""
     mark, path = spool.folder / f"{shard.name}.json", folder / f"{shard.name}.parquet"
     if mark.is_file() and path.is_file():
-        return Written.from_json(mark.read_text(encoding="utf-8"))
-    written = Written()
+        before = Written.from_json(mark.read_text(encoding="utf-8"))
+        if before.stamp == stamp:
+            return before
+    written = Written(stamp)
     partial = partial_of(spool.folder / path.name)
     with pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
         for group in plan_shards(shard.parts, shard.split, ROWS_PER_GROUP):
@@ -129,10 +134,23 @@ def write_shard(shard: Shard, spool: Spool, folder: Path, weighed: Weighed) -> W
                 questions = weighed(part, shard.split, rows)
                 written.count(part.source, shard.split, questions)
                 batches.append(_asking(rows, questions))
-            writer.write_table(pa.Table.from_batches(batches).combine_chunks())
+            for light in _lighter(batches):
+                writer.write_table(pa.Table.from_batches(light).combine_chunks())
     os.replace(partial, path)
     write_whole(mark, json.dumps(written, default=vars))
     return written
+
+
+def _lighter(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Cut a row group where its pictures are many bytes: its readers hold one in memory."""
+    group: list[pa.RecordBatch] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(one.nbytes for one in group) >= BYTES_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _asking(rows: pa.RecordBatch, questions: pa.ListArray) -> pa.RecordBatch:

@@ -48,7 +48,7 @@ def build_key(inputs: Mapping[str, Any]) -> str:
         inputs: recipe, question set and fingerprints of the sources, as json can hold them.
     """
     code = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.yaml")]):
         code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     libraries = {name: _version(name) for name in LIBRARIES}
     whole = {**inputs, "code": code.hexdigest(), "libraries": libraries}

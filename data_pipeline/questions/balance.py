@@ -54,8 +54,10 @@ def count_answers(counts: AnswerCounts, qas: Iterable[QA], tasks: frozenset[str]
     """Add the weights of the balanced tasks' answers to ``counts``, by (task, name)."""
     for qa in qas:
         if qa.task in tasks:
-            answers = counts.setdefault((qa.task, qa.name), Counter())
-            answers[qa.answer] += round(qa.weight * WEIGHT_UNIT)
+            key = qa.task, qa.name
+            if key not in counts:
+                counts[key] = Counter()
+            counts[key][qa.answer] += round(qa.weight * WEIGHT_UNIT)
 
 
 def merge_answers(counts: AnswerCounts, later: AnswerCounts) -> None:

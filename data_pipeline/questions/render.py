@@ -17,6 +17,7 @@ from data_pipeline.questions.question_set import QuestionSet, Wording, load_set
 from data_pipeline.questions.unknown import unknown_items
 from data_pipeline.records import QA
 
+PLAIN = "{answer}"
 ZERO_SHOT = "zero_shot_attribute"
 ZERO_SHOT_YES_NO = "zero_shot_attribute_yes_no"
 
@@ -145,16 +146,19 @@ def _qa(
     form: str, wording: Wording, item: Item, chosen: QuestionSet, context: Context
 ) -> QA | None:
     texts = _clean(wording, item, context.held_out)
-    spoken = (item.answer, *item.choices) if context.held_out else ()
-    if not texts or any(mentions(text, context.held_out) for text in spoken):
+    if not texts or (context.held_out and _gives_away(item, context.held_out)):
         return None
     draw = digest(context.key, form, item.name)
     question = texts[_pick(draw, len(texts), chosen.canonical_share)].format_map(item.fields)
-    answers = wording.answers
-    answer = answers[(draw >> 40) % len(answers)].format(answer=item.answer)
+    put = wording.answers[(draw >> 40) % len(wording.answers)]
+    answer = item.answer if put == PLAIN else put.format(answer=item.answer)
     choices = item.choices if answer in item.choices else ()
-    task = FORMS[form].task
-    return QA(task, item.name, question, answer, choices, wording.weight * item.weight)
+    weight = wording.weight * item.weight
+    return QA(FORMS[form].task, item.name, question, answer, choices, weight)
+
+
+def _gives_away(item: Item, held_out: tuple[str, ...]) -> bool:
+    return any(mentions(text, held_out) for text in (item.answer, *item.choices))
 
 
 def _pick(draw: int, count: int, canonical_share: float) -> int:
@@ -169,7 +173,7 @@ def _closed(
     form: str, wording: Wording, item: Item, held_out: tuple[str, ...]
 ) -> ClosedQuestion | None:
     texts = _clean(wording, item, held_out)
-    if not texts or wording.answers != ("{answer}",):
+    if not texts or wording.answers != (PLAIN,):
         return None
     truth: int | float
     truth = item.choices.index(item.answer) if item.truth is None else item.truth

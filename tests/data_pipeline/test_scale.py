@@ -1,81 +1,36 @@
 """Builds in many processes, on Ray, killed and gone on with: always the same bytes."""
 
-import hashlib
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
 import yaml
+from drawn_builds import PICTURES, digests, face, write_inputs
 from filelock import FileLock
-from PIL import Image
 
 from data_pipeline.build import build
 from data_pipeline.engine import (
     BuildStoppedError,
-    Part,
-    Shard,
     make_engine,
-    plan_shards,
-    split_parts,
 )
-from data_pipeline.keys import Keys
 from data_pipeline.preparing import Preparer
-from data_pipeline.records import FaceRecord, iter_records, write_dataset
+from data_pipeline.records import (
+    write_dataset,
+)
 from data_pipeline.weighing import Weigher
 from face_mllm.errors import UserError
 
 FACES = 600  # 5 chunks
 
 
-def drawing(number, side=40, **save):
-    rng = np.random.default_rng(number)
-    small = Image.fromarray(rng.integers(0, 255, (5, 5, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    small.resize((side, side * 3 // 2), Image.Resampling.BICUBIC).save(buffer, "JPEG", **save)
-    return buffer.getvalue()
-
-
-PICTURES = [drawing(number) for number in range(8)]
-
-
-def face(number, **changes):
-    settings = {
-        "id": f"s_{number}",
-        "source": "s",
-        "split": ("train", "train", "val", "test")[number % 4],
-        "subject": f"p{number}",
-        "image": PICTURES[number % 8] if number % 9 else b"broken",
-        "labels": {
-            "expression": ("neutral", "happiness", "fear")[number % 3],
-            "attributes": {"beard": number % 5 == 0, "smiling": number % 2 == 0},
-            "age": 20.0 + number % 50,
-            "head_pose": {"yaw": (number * 7) % 61 - 30.5},
-        },
-    }
-    return FaceRecord(**{**settings, **changes})
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("scale")
-    with write_dataset(root / "faces") as writer:
-        for number in range(FACES):
-            writer.add(face(number))
-    content = {
-        "seed": 3,
-        "rows_per_shard": 100,
-        "max_questions_per_face": 4,
-        "sources": [{"source": "records", "root": "faces"}],
-    }
-    (root / "r.yaml").write_text(yaml.safe_dump(content))
-    few = {"source": "records", "root": "faces", "take": "first:20"}
-    (root / "few.yaml").write_text(yaml.safe_dump({**content, "sources": [few]}))
+    write_inputs(root, FACES)
     return root
 
 
@@ -84,12 +39,6 @@ def whole(folder):
     """The build nobody disturbed."""
     build(folder / "r.yaml", folder / "whole")
     return digests(folder / "whole")
-
-
-def digests(root):
-    """Hashes of all files; the card holds the name of the folder."""
-    files = (path for path in root.iterdir() if path.name != "README.md")
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 # --- engines
@@ -239,6 +188,26 @@ def _alive(pid):
         return False
 
 
+def test_pictures_mended_after_a_kill_are_read_again(folder, tmp_path, work_done):
+    """They need not lie under the source's root, so nothing else would tell."""
+    lines = ["image,expression"]
+    (tmp_path / "pictures").mkdir()
+    for number in range(300):
+        path = tmp_path / "pictures" / f"{number}.jpg"
+        path.write_bytes(PICTURES[number % 8] if number else b"broken")
+        lines.append(f"{path.name},{('sad', 'happy')[number % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    columns = {"image": "image", "expression": "expression"}
+    source = {"source": "table", "root": "t.csv", "columns": columns, "images": "pictures"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"sources": [source]}))
+    killed(tmp_path, tmp_path / "out", "writing", 1)
+    (tmp_path / "pictures" / "0.jpg").write_bytes(PICTURES[0])
+    build(tmp_path / "r.yaml", tmp_path / "out")
+    assert work_done == {"chunks": 1, "weighed": 300}
+    build(tmp_path / "r.yaml", tmp_path / "fresh")
+    assert digests(tmp_path / "out") == digests(tmp_path / "fresh")
+
+
 def test_another_recipe_starts_anew(folder, whole):
     out = folder / "changed"
     killed(folder, out, "reading", 200)
@@ -268,74 +237,3 @@ def test_two_builds_of_one_folder_do_not_meet(folder):
         with pytest.raises(UserError, match="busy: another process builds it"):
             build(folder / "r.yaml", folder / "busy")
         assert (folder / ".busy.partial").is_dir()
-
-
-# --- parts
-
-
-def test_keys_are_a_set():
-    rng = np.random.default_rng(0)
-    keys, known = Keys(), set()
-    for _ in range(50):
-        batch = rng.integers(0, 2000, rng.integers(0, 60), dtype=np.uint64)
-        assert keys.has(batch).tolist() == [key in known for key in batch.tolist()]
-        first = [
-            key not in known and key not in batch[:place].tolist()
-            for place, key in enumerate(batch.tolist())
-        ]
-        assert keys.add(batch).tolist() == first
-        known |= set(batch.tolist())
-        assert len(keys) == len(known)
-    assert len(keys.runs) < 12
-
-
-def test_shards_take_the_rows_of_a_split_in_order():
-    kept = [(0, 0, {"train": 3, "val": 2}), (1, 0, {"val": 4}), (2, 1, {"train": 1, "test": 1})]
-    assert list(split_parts(kept, "val")) == [Part(0, 0, 3, 5), Part(1, 0, 0, 4)]
-    assert list(plan_shards(split_parts(kept, "val"), "val", 4)) == [
-        Shard("val", 0, (Part(0, 0, 3, 5), Part(1, 0, 0, 2))),
-        Shard("val", 1, (Part(1, 0, 2, 4),)),
-    ]
-    assert [s.name for s in plan_shards(split_parts(kept, "test"), "test", 4)] == ["test-00000"]
-
-
-# --- pictures saved anew
-
-
-def sizes(root):
-    found = {}
-    for record in iter_records(root):
-        with Image.open(io.BytesIO(record.image)) as image:
-            assert image.format == "JPEG"
-            assert not image.getexif()
-            assert "comment" not in image.info
-            found[record.id] = (image.size, record.box)
-    return found
-
-
-def test_pictures_saved_anew(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
-    exif[0x010F] = "a camera"
-    cut = drawing(3, 600)
-    marks = {"landmarks": [[300.0, 450.0], [150.0, 75.0]], "head_pose": {"roll": 3.0}}
-    with write_dataset(tmp_path / "faces") as writer:
-        writer.add(face(1, image=drawing(1, 600), labels=marks, box=(60.0, 0.0, 300.0, 150.0)))
-        writer.add(face(2, image=drawing(2, 600, exif=exif, comment="taken by me")))
-        writer.add(face(3, image=cut[: len(cut) // 2]))
-        writer.add(face(4, image=drawing(4, 100), box=(1.0, 2.0, 3.0, 4.0)))
-    recipe = tmp_path / "r.yaml"
-    images = {"reencode": {"side": 224}}
-    source = {"source": "records", "root": "faces"}
-    recipe.write_text(yaml.safe_dump({"images": images, "sources": [source]}))
-    manifest = build(recipe, tmp_path / "out")
-    assert manifest["images"] == {"reencode": {"side": 224, "quality": 90}}
-    assert manifest["sources"][0]["dropped"]["image unreadable"]["count"] == 1
-    found = sizes(tmp_path / "out")
-    assert found["s_1"] == ((224, 336), pytest.approx((22.4, 0, 112, 56)))
-    assert found["s_2"][0] == (336, 224)
-    labels = next(iter_records(tmp_path / "out")).labels
-    assert labels == {"landmarks": [[112.0, 168.0], [56.0, 28.0]], "head_pose": {"roll": 3.0}}
-    assert found["s_4"] == ((100, 150), (1, 2, 3, 4))
-    with pytest.raises(UserError, match=r"unknown key.*sid"):
-        build(recipe, tmp_path / "bad", ["images.reencode.sid=3"])
