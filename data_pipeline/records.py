@@ -340,7 +340,7 @@ def find_records(root: Path | str, split: str, ids: Set[str]) -> Iterator[FaceRe
 @contextmanager
 def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(shard) as file:
+        with pq.ParquetFile(shard, pre_buffer=False) as file:  # its buffers outlive a row group
             yield file
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
