@@ -50,7 +50,6 @@ class StepFormula:
         self.decoder = decoder
         self.trainings = dict(trainings)
         self.pictures = model.config.image_tokens  # tokens of one
-        self.image_token = model.config.image_token_id
         inner, width = projector_shape(model)
         self.first, self.second = inner * width, inner * decoder.hidden
         self.look = picture_flops(model)

@@ -23,7 +23,7 @@ from face_mllm.estimate import Load, decoder_of
 from face_mllm.flops import StepFormula
 from face_mllm.hardware import Hardware
 from face_mllm.model import FaceMLLMForConditionalGeneration
-from face_mllm.model.processing import FaceProcessor
+from face_mllm.rows import COUNTS
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 console = Console(stderr=True)
@@ -77,7 +77,6 @@ class RunMeter:
         model: composed model; its tower is watched.
         formula: operations of its micro-batches.
         tasks: names of the codes in ``label_tasks``.
-        end: token that ends every answer, so that answers can be counted.
         device, dtype: of the products, see :class:`face_mllm.hardware.Hardware`.
         checkpointing: whether forward passes are repeated.
     """
@@ -87,14 +86,12 @@ class RunMeter:
         model: Any,
         formula: StepFormula,
         tasks: Sequence[str],
-        end: int,
         device: str,
         dtype: str,
         checkpointing: bool = False,
     ) -> None:
         self.formula = formula
         self.tasks = tuple(tasks)
-        self.end = end
         self.device = device
         self.dtype = dtype
         self.checkpointing = checkpointing
@@ -102,8 +99,7 @@ class RunMeter:
         self.started = time.perf_counter()
         self.ended = self.started
         self.steps = 0
-        self.tokens = self.faces = self.pictures = self.llm_flops = self.flops = 0
-        self.questions = torch.zeros((), dtype=torch.long, device=device)
+        self.questions = self.tokens = self.faces = self.pictures = self.llm_flops = self.flops = 0
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)
         self._last = (self.started, 0)
         self._watch_tower(model.vision_tower)
@@ -114,7 +110,6 @@ class RunMeter:
         stage: StageConfig,
         hardware: Hardware,
         model: FaceMLLMForConditionalGeneration,
-        processor: FaceProcessor,
         tasks: Sequence[str],
     ) -> RunMeter:
         """The meter of a stage's run; the model is frozen as the stage says already."""
@@ -123,7 +118,6 @@ class RunMeter:
             model,
             StepFormula(model, decoder_of(model, trainings["llm"]), trainings),
             tasks,
-            processor.tokenizer.eos_token_id,
             hardware.device,
             hardware.dtype,
             stage.gradient_checkpointing,
@@ -151,10 +145,9 @@ class RunMeter:
         """Count one micro-batch before it runs."""
         rows, tokens = inputs["input_ids"].shape
         targets = inputs["label_targets"]
-        faces = int(
-            (inputs["input_ids"] == self.formula.image_token).sum() // self.formula.pictures
-        )
-        self.questions += (targets == self.end).sum().to(self.questions.device)
+        counts = dict(zip(COUNTS, inputs["counts"].tolist(), strict=True))
+        faces = counts["faces"]
+        self.questions += counts["questions"]
         self.tokens += rows * tokens
         self.faces += faces
         load = Load(rows, tokens, len(targets), checkpointing=self.checkpointing)
@@ -182,7 +175,7 @@ class RunMeter:
         Args:
             reduce: sums a tensor over all processes.
         """
-        both = reduce(torch.cat([self._sums.flatten(), self.questions.cpu().double()[None]]))
+        both = reduce(torch.cat([self._sums.flatten(), torch.tensor([self.questions]).double()]))
         total, asked = both[:-1].view(2, -1), int(both[-1])
         self._sums.zero_()
         now, (then, before) = time.perf_counter(), self._last
@@ -202,7 +195,7 @@ class RunMeter:
             operations over all the time, ``llm_share_of_peak`` of the LLM's over its own, the
             peak in operations a second, and ``time_*`` shares of the phases.
         """
-        own = [self.faces, int(self.questions), self.tokens, self.flops + self._tower_flops()]
+        own = [self.faces, self.questions, self.tokens, self.flops + self._tower_flops()]
         whole = reduce(torch.tensor([*own, self.llm_flops], dtype=torch.float64)).tolist()
         faces, questions, tokens, flops, llm_flops = whole
         seconds = max(self.ended - self.started, 1e-9)

@@ -320,7 +320,7 @@ def build_trainer(
         part_rates=config.part_rates(),
         update=config.optimizer,
         order=data_order(config),
-        meter=RunMeter.from_stage(config, hardware, model, processor, rows.tasks),
+        meter=RunMeter.from_stage(config, hardware, model, rows.tasks),
         rows_per_pass=config.rows_per_pass,
         curriculum=curriculum_of(config, rows),
     )
