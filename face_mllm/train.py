@@ -263,6 +263,7 @@ def build_trainer(
         artifact=artifact,
         part_rates=rates,
         order=data_order(config),
+        bf16=hardware.autocast,
     )
 
 

@@ -35,10 +35,14 @@ def test_folder_appears_whole_and_replaces_its_elder(tmp_path):
     [(OSError(errno.ENOSPC, "No space left on device"), UserError), (KeyError("x"), KeyError)],
 )
 def test_failed_writing_leaves_what_was_there(tmp_path, error, kind):
+    def fail():
+        with checkpoints.writing(tmp_path, 4) as folder:
+            (folder / "w.safetensors").write_text("half")
+            raise error
+
     write(tmp_path, 4, "good")
-    with pytest.raises(kind), checkpoints.writing(tmp_path, 4) as folder:
-        (folder / "w.safetensors").write_text("half")
-        raise error
+    with pytest.raises(kind):
+        fail()
     assert checkpoints.damage(tmp_path / "checkpoint-4") == ""
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -110,6 +110,21 @@ def test_a_run_of_every_mode_dies_and_goes_on_in_the_next_mode(
     assert not out.with_name("out.run").exists()
 
 
+def test_bf16_is_the_same_bf16(tiny_parts, tiny_data, tmp_path):
+    """Autocast over fp32 weights in every mode, through gradient checkpointing and a resume."""
+    more = {"precision": "bf16", "gradient_checkpointing": True, "save_steps": 2}
+    alone = tmp_path / "alone"
+    settings = stage(tiny_parts, tiny_data, alone, **more)
+    Launch("alone", 1, jobs.train, settings, log=tmp_path / "log").done()
+    for mode in ("zero2", "fsdp2"):
+        needs(mode)
+        out = tmp_path / mode
+        settings = stage(tiny_parts, tiny_data, out, accumulation=2, **more)
+        Launch(mode, 2, jobs.train, settings, "killed", 0, 3, log=tmp_path / f"{mode}1").wait()
+        Launch(mode, 2, jobs.train, settings, log=tmp_path / f"{mode}2").done()
+        same_run(out, alone)
+
+
 def test_four_processes_give_the_loss_of_one(alone, tiny_parts, tiny_data, tmp_path):
     out = tmp_path / "out"
     settings = stage(tiny_parts, tiny_data, out, accumulation=1)
