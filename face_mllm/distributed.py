@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, set_seed
 from torch import distributed
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from face_mllm.errors import UserError
 
@@ -124,9 +125,9 @@ def spread(count: int, work: Callable[[int], T]) -> list[T]:
             raise
         failure = _sendable(error)
     shares = gather((mine, failure))
-    for _, error in shares:
-        if error is not None:
-            raise error
+    for _, told in shares:
+        if told is not None:
+            raise told
     everything = {at: found for share, _ in shares for at, found in share.items()}
     return [everything[at] for at in range(count)]
 
@@ -173,22 +174,25 @@ def peers_watched(kept: str) -> Iterator[None]:
         ) from error
 
 
-def shard_on_cpu(state: Any) -> bool:
-    """Let FSDP2 run over gloo: accelerate itself shards on accelerators only.
+def adjust_fsdp(state: Any) -> bool:
+    """Fit FSDP2 to this project; without it nothing happens.
+
+    Autocast already computes in bf16, while FSDP's own casting would round the loss to three
+    digits and trip over the fp32 buffers of a BatchNorm. And accelerate shards on accelerators
+    only, though gloo does as well.
 
     Args:
         state: ``accelerator.state`` of an accelerator just made.
 
     Returns:
-        Whether anything was changed.
+        Whether weights will be sharded by FSDP2.
     """
-    if not is_sharded("FSDP") or world() == 1 or torch.cuda.is_available():
+    if not is_sharded("FSDP") or world() == 1:
         return False
-    plugin = FullyShardedDataParallelPlugin()
-    if state.mixed_precision != "no":
-        plugin.set_mixed_precision(state.mixed_precision)
-    state.fsdp_plugin = plugin
-    state.distributed_type = "FSDP"
+    if not torch.cuda.is_available():
+        state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     return True
 
 

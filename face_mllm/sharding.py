@@ -20,10 +20,7 @@ MARK = "|"  # between a parameter's name and the name of one of its optimiser st
 
 
 def whole_weights(model: nn.Module, wanted: Callable[[str], bool]) -> Tensors:
-    """Weights and buffers whose name is wanted, complete and copied, on process 0 ({} elsewhere).
-
-    Under DeepSpeed trained weights are its fp32 masters.
-    """
+    """Whole weights and buffers whose name is wanted, copied to process 0 ({} elsewhere)."""
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if wanted(name):
@@ -160,12 +157,3 @@ def _link_zero_states(zero: Any) -> None:
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
-
-
-def put_masters(model: nn.Module, weights: Tensors) -> None:
-    """Set DeepSpeed's fp32 masters, which it took from weights of the computing dtype."""
-    for name, parameter in _trained(model):
-        if _zero_stage(parameter) and parameter.dtype != torch.float32:
-            from deepspeed.utils import safe_set_full_fp32_param
-
-            safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))

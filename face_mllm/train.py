@@ -320,6 +320,7 @@ def build_trainer(
         part_rates=config.part_rates(),
         update=config.optimizer,
         order=data_order(config),
+        bf16=hardware.autocast,
         meter=RunMeter.from_stage(config, hardware, model, rows.tasks),
         rows_per_pass=config.rows_per_pass,
         curriculum=curriculum_of(config, rows),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from face_mllm import checkpoints, distributed, sharding
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
 from face_mllm.meter import Metered
+from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.optim import build_optimizer
 from face_mllm.passes import RowPasses
 from face_mllm.progress import Progress
@@ -40,6 +42,7 @@ class TreeTrainer(Metered, RowPasses):
         part_rates: part -> learning rate.
         update: how AdamW runs, see :func:`face_mllm.optim.choose_update`.
         order: settings the order of the data depends on; a resumed run must have the same.
+        bf16: compute in bf16 by autocast; trained weights are fp32 under every launch.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class TreeTrainer(Metered, RowPasses):
         part_rates: dict[str, float],
         update: str = "auto",
         order: dict[str, Any] | None = None,
+        bf16: bool = False,
         **kwargs: Any,
     ):
+        self.bf16 = bf16
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it all
         self.optimizer: torch.optim.Optimizer | None = self.optimizer
@@ -65,8 +70,7 @@ class TreeTrainer(Metered, RowPasses):
     def create_accelerator_and_postprocess(self) -> None:
         """Let FSDP2 work on CPUs too, and DeepSpeed offload without compiling its own Adam."""
         super().create_accelerator_and_postprocess()
-        if distributed.shard_on_cpu(self.accelerator.state):
-            self.is_fsdp_enabled = True
+        self.is_fsdp_enabled = distributed.adjust_fsdp(self.accelerator.state)
         if self.is_deepspeed_enabled:
             settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
             settings.setdefault("zero_force_ds_cpu_optimizer", False)
@@ -79,6 +83,12 @@ class TreeTrainer(Metered, RowPasses):
         ]
         total = distributed.total(torch.stack(weights).sum())
         return total.clamp(min=torch.finfo(total.dtype).tiny)  # no labelled weight: loss 0
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """bf16 autocast where accelerate does not put it around the model: DeepSpeed and FSDP2."""
+        if self.bf16 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return torch.autocast(self.args.device.type, torch.bfloat16)
+        return nullcontext()
 
     def compute_loss(
         self,
@@ -154,7 +164,7 @@ class TreeTrainer(Metered, RowPasses):
 
     def _write_checkpoint(
         self,
-        model: torch.nn.Module,
+        model: FaceMLLMForConditionalGeneration,
         weights: sharding.Tensors,
         moments: sharding.Tensors,
         progress: dict[str, Any],
@@ -187,11 +197,7 @@ class TreeTrainer(Metered, RowPasses):
         load_weights(bare, self.artifact, Path(resume))  # before anything is split
         if self.curriculum:
             self.curriculum.load(Path(resume))
-        masters = {}
-        if self.is_deepspeed_enabled:
-            masters = {n: p.detach().clone() for n, p in bare.named_parameters() if p.requires_grad}
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        sharding.put_masters(bare, masters)
         self._load_optimizer_and_scheduler(resume)
         return prepared
 
@@ -271,6 +277,8 @@ def loss_words(logs: dict[str, float]) -> str:
 
 def training_arguments(settings: dict[str, Any], run: Path) -> TrainingArguments:
     """Hugging Face arguments for a run folder; ``settings`` come from the stage config."""
+    if distributed.is_sharded("DEEPSPEED"):  # it would round the weights; autocast does without
+        settings = {**settings, "bf16": False}
     return TrainingArguments(
         output_dir=str(run),
         remove_unused_columns=False,

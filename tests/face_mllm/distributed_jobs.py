@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 
@@ -90,20 +89,6 @@ def full_disk(trainer, step):
     module.save_file = save
 
 
-def full_disk_in_safetensors(trainer, step):
-    """What safetensors says of a full disk."""
-    from safetensors import SafetensorError
-
-    from face_mllm import trainer as module
-
-    def save(tensors, path):
-        raise SafetensorError(
-            f"Error while serializing: I/O error: No space left on device (os error {errno.ENOSPC})"
-        )
-
-    module.save_file = save
-
-
 def nan_loss(trainer, step):
     """A weight of this process alone overflows before the step."""
 
@@ -120,7 +105,6 @@ MISHAPS: dict[str, Callable] = {
     "killed": killed,
     "killed_while_saving": killed_while_saving,
     "full_disk": full_disk,
-    "full_disk_in_safetensors": full_disk_in_safetensors,
     "nan_loss": nan_loss,
 }
 

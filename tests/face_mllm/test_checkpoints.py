@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from face_mllm import checkpoints
 from face_mllm.errors import UserError
@@ -32,13 +33,21 @@ def test_folder_appears_whole_and_replaces_its_elder(tmp_path):
 
 @pytest.mark.parametrize(
     "error,kind",
-    [(OSError(errno.ENOSPC, "No space left on device"), UserError), (KeyError("x"), KeyError)],
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), UserError),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), UserError),
+        (KeyError("x"), KeyError),
+    ],
 )
 def test_failed_writing_leaves_what_was_there(tmp_path, error, kind):
+    def fail():
+        with checkpoints.writing(tmp_path, 4) as folder:
+            (folder / "w.safetensors").write_text("half")
+            raise error
+
     write(tmp_path, 4, "good")
-    with pytest.raises(kind), checkpoints.writing(tmp_path, 4) as folder:
-        (folder / "w.safetensors").write_text("half")
-        raise error
+    with pytest.raises(kind):
+        fail()
     assert checkpoints.damage(tmp_path / "checkpoint-4") == ""
     assert len(list(tmp_path.iterdir())) == 1
 
