@@ -30,7 +30,6 @@ DRAFTS = 8  # a caption that says nothing by chance is drawn again, at most so o
 SHORT_WORDS = 24  # with SmolLM2's tokenizer this stays within 30 tokens
 
 _GENDER_NOUNS = {"male": ("a man", "a male face"), "female": ("a woman", "a female face")}
-_ARTICLE = re.compile(r"^(an?|the) ")
 
 
 def caption(
@@ -217,7 +216,7 @@ def _attribute_topics(
         if name == "male":
             continue  # the subject says it
         entry = attribute(name)
-        plain = _ARTICLE.sub("", entry.phrase)
+        plain = entry.bare
         if value:
             present.append([entry.phrase, plain, *([] if short else [entry.present])])
         else:

@@ -17,7 +17,6 @@ from data_pipeline.protocols import TARGETS
 from data_pipeline.questions import QuestionSet
 from data_pipeline.questions.balance import AnswerWeights
 from data_pipeline.recipe import LoadedRecipe, Ready
-from data_pipeline.sources import fingerprint
 from data_pipeline.tables import rendered
 from data_pipeline.tally import Account, LabelTally, LeakCheck
 
@@ -42,7 +41,7 @@ def make_manifest(
         "leak_check": leaks.as_dict() | {"unasked": _unasked(tallies, leaks.held_out)},
         "subject_leaks": 0,
         "faces": crop_policy(loaded, accounts).as_manifest(),
-        "images": recipe.images,
+        "images": recipe.model_dump(mode="json")["images"],
         "max_questions_per_face": recipe.max_questions_per_face,
         "sources": [
             _source(ready, account) | {"train_loss_share": _share(account, accounts)}
@@ -58,7 +57,7 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
     return {
         "source": entry.source,
         "root": str(entry.root),
-        "fingerprint": fingerprint(ready.root),
+        "fingerprint": account.fingerprint,
         "protocol": ready.protocol.name,
         "protocols": {
             name: {"name": (by := ready.protocol_of(name)).name, **by.targets}

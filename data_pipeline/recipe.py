@@ -25,6 +25,7 @@ from data_pipeline.faces.policy import NO_FACES, FacePolicy, Faces
 from data_pipeline.labels.leaks import canonical_held_out
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
+from data_pipeline.reencode import Reencode
 from data_pipeline.sources import Source, SourceOptions, get_source
 from face_mllm.configio import load_yaml_model, validate_model
 from face_mllm.errors import UserError
@@ -74,6 +75,14 @@ class SourceEntry(BaseModel):
         return value
 
 
+class Reencoded(BaseModel):
+    """``images: {reencode: {side: 224, quality: 90}}``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reencode: Reencode
+
+
 class Recipe(BaseModel):
     """A build recipe.
 
@@ -87,7 +96,8 @@ class Recipe(BaseModel):
         faces: ``none``: pictures are used as they are (already cropped to the face);
             ``detect``, or a mapping of :class:`data_pipeline.faces.FacePolicy`: faces are found
             in photographs and cut out.
-        images: ``embed`` bytes into the dataset, or ``link`` files by absolute path.
+        images: ``embed`` bytes into the dataset, ``link`` files by absolute path, or embed them
+            saved anew: ``{reencode: {side: 224, quality: 90}}``.
         min_side: smaller pictures (px) are dropped.
         max_questions_per_face: most training questions a face keeps; rare answers are
             likelier to be kept. None keeps all.
@@ -103,7 +113,7 @@ class Recipe(BaseModel):
     expression_classes: Literal["basic7", "canonical8"] | None = None
     grids: Grids | None = None
     faces: Faces = NO_FACES
-    images: Literal["embed", "link"] = "embed"
+    images: Literal["embed", "link"] | Reencoded = "embed"
     min_side: int = Field(default=16, ge=1)
     max_questions_per_face: int | None = Field(default=None, ge=1)
     rows_per_shard: int = Field(default=2000, ge=1)

@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, islice, starmap
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
@@ -75,6 +78,10 @@ class QA:
     weight: float = 1.0
 
 
+_QA_FIELDS = tuple(QA.__dataclass_fields__)
+_QA_VALUES = attrgetter(*_QA_FIELDS)
+
+
 @dataclass(frozen=True)
 class FaceRecord:
     """One face with what is known about it.
@@ -100,27 +107,6 @@ class FaceRecord:
     caption: str = ""
     licence: str = ""
     crop: dict[str, Any] = field(default_factory=dict)
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the parquet row of :data:`FEATURES`."""
-        image = (
-            {"bytes": self.image, "path": None}
-            if isinstance(self.image, bytes)
-            else {"bytes": None, "path": self.image}
-        )
-        return {
-            "id": self.id,
-            "source": self.source,
-            "split": self.split,
-            "subject": self.subject,
-            "image": image,
-            "box": list(self.box),
-            "labels": json.dumps(self.labels, sort_keys=True),
-            "qa": [{**qa.__dict__, "choices": list(qa.choices)} for qa in self.qa],
-            "caption": self.caption,
-            "crop": json.dumps(self.crop, sort_keys=True) if self.crop else "",
-            "licence": self.licence,
-        }
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> FaceRecord:
@@ -159,6 +145,71 @@ def open_rgb(source: Any, name: str) -> Image.Image:
         ) from error
 
 
+def _plain_columns(records: Sequence[FaceRecord]) -> dict[str, pa.Array]:
+    """Return the columns of :data:`FEATURES` but ``qa``, built whole instead of row by row."""
+    types = {field.name: field.type for field in FEATURES.arrow_schema}
+    images = [record.image for record in records]
+    bytes_ = pa.array([i if isinstance(i, bytes) else None for i in images], pa.binary())
+    paths = pa.array([None if isinstance(i, bytes) else i for i in images], pa.string())
+    values: dict[str, list[Any]] = {
+        name: [getattr(record, name) for record in records]
+        for name in ("id", "source", "split", "subject", "caption", "licence")
+    }
+    values["box"] = [list(record.box) for record in records]
+    values["labels"] = [json.dumps(record.labels, sort_keys=True) for record in records]
+    values["crop"] = [_json_or_nothing(record.crop) for record in records]
+    columns = {name: pa.array(column, types[name]) for name, column in values.items()}
+    columns["image"] = pa.StructArray.from_arrays([bytes_, paths], fields=list(types["image"]))
+    return columns
+
+
+def _json_or_nothing(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True) if value else ""
+
+
+def qa_column(rows: Sequence[Sequence[QA]]) -> pa.ListArray:
+    """Return the ``qa`` column of the questions of each record."""
+    kind = FEATURES.arrow_schema.field("qa").type
+    flat = [qa for qas in rows for qa in qas]
+    values = list(zip(*map(_QA_VALUES, flat), strict=True)) or [()] * len(_QA_FIELDS)
+    columns = dict(zip(_QA_FIELDS, values, strict=True))
+    choices = [choice for offered in columns["choices"] for choice in offered]
+    arrays = [
+        list_column(_offsets(columns["choices"]), pa.array(choices, pa.string()), field.type)
+        if field.name == "choices"
+        else pa.array(columns[field.name], field.type)
+        for field in kind.value_type
+    ]
+    struct = pa.StructArray.from_arrays(arrays, fields=list(kind.value_type))
+    return list_column(_offsets(rows), struct, kind)
+
+
+def qa_rows(column: pa.ListArray) -> Iterator[tuple[QA, ...]]:
+    """Yield the questions of each row of a ``qa`` column."""
+    flat = column.flatten()
+    columns = {name: flat.field(name).to_pylist() for name in _QA_FIELDS}
+    columns["choices"] = list(map(tuple, columns["choices"]))
+    questions = starmap(QA, zip(*columns.values(), strict=True))
+    for count in column.value_lengths().to_pylist():
+        yield tuple(islice(questions, count))
+
+
+def list_column(ends: Sequence[int] | np.ndarray, values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column of lists: list i holds the values from ``ends[i]`` to ``ends[i + 1]``."""
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values, type=kind)
+
+
+def _offsets(lists: Sequence[Sequence[Any]]) -> list[int]:
+    return list(accumulate(map(len, lists), initial=0))
+
+
+def batch_of(records: Sequence[FaceRecord]) -> pa.RecordBatch:
+    """Return records as rows of :data:`FEATURES`."""
+    columns = _plain_columns(records) | {"qa": qa_column([record.qa for record in records])}
+    schema = FEATURES.arrow_schema
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
 @dataclass
 class DatasetWriter:
     """Writes records into shards of a folder that appears whole or not at all.
@@ -169,32 +220,39 @@ class DatasetWriter:
     folder: Path
     rows_per_shard: int = 2000
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    _pending: dict[str, list[dict[str, Any]]] = field(
+    _pending: dict[str, list[FaceRecord]] = field(
         default_factory=lambda: {split: [] for split in SPLITS}
     )
-    _shards: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    _open: dict[str, pq.ParquetWriter] = field(default_factory=dict)
 
     def add(self, record: FaceRecord) -> None:
-        """Queue one record; full shards go to disk at once, so memory stays bounded."""
+        """Queue one record; full row groups go to disk at once, so memory stays bounded."""
         if record.split not in SPLITS:
             raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
-        self._pending[record.split].append(record.to_row())
+        self._pending[record.split].append(record)
         self.counts[record.split] += 1
-        if len(self._pending[record.split]) >= self.rows_per_shard:
+        full = self.counts[record.split] % self.rows_per_shard == 0
+        if full or len(self._pending[record.split]) == ROWS_PER_GROUP:
             self._flush(record.split)
+        if full:
+            self._open.pop(record.split).close()
 
     def finish(self) -> None:
         """Write what is still queued."""
         for split in SPLITS:
             if self._pending[split]:
                 self._flush(split)
+        for writer in self._open.values():
+            writer.close()
+        self._open.clear()
 
     def _flush(self, split: str) -> None:
-        name = f"{split}-{self._shards[split]:05d}.parquet"
-        table = pa.Table.from_pylist(self._pending[split], schema=FEATURES.arrow_schema)
-        pq.write_table(table, self.folder / name, row_group_size=ROWS_PER_GROUP)
-        self._shards[split] += 1
-        self._pending[split] = []
+        if split not in self._open:
+            number = (self.counts[split] - 1) // self.rows_per_shard
+            path = self.folder / f"{split}-{number:05d}.parquet"
+            self._open[split] = pq.ParquetWriter(path, FEATURES.arrow_schema)
+        records, self._pending[split] = self._pending[split], []
+        self._open[split].write_batch(batch_of(records))
 
 
 @contextmanager
@@ -255,12 +313,37 @@ def iter_rows(
     """
     names = list(columns) if columns is not None else None
     for shard in shards_of(root, split):
-        try:
-            with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
-                    yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
+        with _opened(shard) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
+                yield from batch.to_pylist()
+
+
+def count_faces(root: Path | str, split: str) -> int:
+    """Return how many faces a split has, by its shards' own account."""
+    total = 0
+    for shard in shards_of(root, split):
+        with _opened(shard) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def find_records(root: Path | str, split: str, ids: Set[str]) -> Iterator[FaceRecord]:
+    """Yield the records of some ids in file order; row groups without any are not read."""
+    for shard in shards_of(root, split):
+        with _opened(shard) as file:
+            for number in range(file.num_row_groups):
+                if not ids.isdisjoint(file.read_row_group(number, ["id"])["id"].to_pylist()):
+                    rows = file.read_row_group(number).to_pylist()
+                    yield from (FaceRecord.from_row(row) for row in rows if row["id"] in ids)
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(shard, pre_buffer=False) as file:  # its buffers outlive a row group
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
 
 
 def iter_records(root: Path | str, splits: Iterable[str] = SPLITS) -> Iterator[FaceRecord]:

@@ -1,7 +1,8 @@
 """``data show``: what a dataset looks like, on one page or in the terminal.
 
 The loss falls on answers alone: in the sheet the underlined green text is what a model learns to
-say (with the end-of-turn token after it), the rest is only read.
+say (with the end-of-turn token after it), the rest is only read. With a tokenizer the sheet shows
+the tokens themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.questions.forms import digest
-from data_pipeline.records import SPLITS, FaceRecord, iter_rows, shards_of
+from data_pipeline.records import (
+    SPLITS,
+    FaceRecord,
+    count_faces,
+    find_records,
+    iter_rows,
+    shards_of,
+)
+from data_pipeline.show_tokens import Tokens, default_tokenizer, load_tokens
 from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
 
@@ -47,27 +56,46 @@ def sample_records(root: str | Path, n: int = 24, seed: int = 0) -> list[FaceRec
         raise UserError(f"{root}: not a built dataset", "give the folder `data build` wrote")
     ids = (row["id"] for split in SPLITS for row in iter_rows(root, split, ["id"]))
     wanted = set(heapq.nsmallest(n, ids, key=lambda key: digest("show", seed, key)))
-    rows = (row for split in SPLITS for row in iter_rows(root, split))
-    return [FaceRecord.from_row(row) for row in rows if row["id"] in wanted]
+    return [record for split in SPLITS for record in find_records(root, split, wanted)]
 
 
-def show_html(root: str | Path, out_html: str | Path, n: int = 24, seed: int = 0) -> Path:
+def show_html(
+    root: str | Path,
+    out_html: str | Path,
+    n: int = 24,
+    seed: int = 0,
+    tokenizer: str | None = None,
+) -> Path:
     """Write a contact sheet as one HTML file that needs no other: faces, labels, questions.
+
+    Args:
+        root: dataset folder.
+        out_html: file to write.
+        n: how many faces.
+        seed: of the draw.
+        tokenizer: whose tokens to show, see :func:`data_pipeline.show_tokens.load_tokens`;
+            None shows the words alone.
 
     Returns:
         The path written.
 
     Raises:
-        UserError: no faces in ``root``, or a picture that cannot be read.
+        UserError: no faces in ``root``, a picture that cannot be read, or no such tokenizer.
     """
     records = sample_records(root, n, seed)
-    total = sum(1 for split in SPLITS for _ in iter_rows(root, split, ["id"]))
+    tokens = load_tokens(tokenizer) if tokenizer else None
+    total = sum(count_faces(root, split) for split in SPLITS)
     page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
     html = page.render(
         title=f"{Path(root).name}: faces and questions",
         faces=len(records),
         total=total,
-        records=[_view(record) for record in records],
+        tokenizer=tokens.reference if tokens else "",
+        prefix=tokens.prefix() if tokens else (),
+        splits=_in_order(record.split for record in records),
+        sources=_in_order(record.source for record in records),
+        tasks=_in_order(qa.task for record in records for qa in record.qa),
+        records=[_view(record, tokens) for record in records],
     )
     out = Path(out_html)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +110,12 @@ def show_terminal(root: str | Path, n: int = 4, seed: int = 0) -> str:
     return rendered(*(_panel(record) for record in sample_records(root, n, seed)))
 
 
-def show(root: str | Path, html: str | Path | None = None, count: int = 12) -> str:
+def show(
+    root: str | Path,
+    html: str | Path | None = None,
+    count: int = 12,
+    tokenizer: str | None = None,
+) -> str:
     """Return what to print: the faces as text, or the path of the contact sheet written.
 
     Raises:
@@ -90,10 +123,14 @@ def show(root: str | Path, html: str | Path | None = None, count: int = 12) -> s
     """
     if html is None:
         return show_terminal(root, count)
-    return f"wrote {show_html(root, html, count)}"
+    return f"wrote {show_html(root, html, count, tokenizer=tokenizer or default_tokenizer())}"
 
 
-def _view(record: FaceRecord) -> dict[str, Any]:
+def _in_order(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+def _view(record: FaceRecord, tokens: Tokens | None) -> dict[str, Any]:
     return {
         "id": record.id,
         "source": record.source,
@@ -101,7 +138,7 @@ def _view(record: FaceRecord) -> dict[str, Any]:
         "licence": record.licence or "licence unstated",
         "caption": record.caption,
         "labels": list(label_lines(record)),
-        "qa": record.qa,
+        "qa": [(qa, tokens.branch(qa) if tokens else ()) for qa in record.qa],
         "src": _thumbnail(record),
     }
 

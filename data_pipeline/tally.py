@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
+from data_pipeline.keys import Keys
 from data_pipeline.labels.action_units import ACTIVE_THRESHOLD, is_active
 from data_pipeline.labels.attributes import attribute
 from data_pipeline.labels.leaks import mentions
-from data_pipeline.questions.balance import WEIGHT_UNIT
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import QA, SPLITS, FaceRecord
 from data_pipeline.sources import Dropped
@@ -32,6 +34,12 @@ class Drops:
         self.counts[drop.reason] += 1
         if len(self.examples[drop.reason]) < MAX_EXAMPLES:
             self.examples[drop.reason].append(drop.where)
+
+    def merge(self, later: Drops) -> None:
+        """Add the drops of the rows that follow."""
+        self.counts.update(later.counts)
+        for reason, places in later.examples.items():
+            self.examples[reason] = (self.examples[reason] + places)[:MAX_EXAMPLES]
 
     def as_dict(self) -> dict[str, Any]:
         """Return reason -> {count, examples} in order of reason."""
@@ -68,11 +76,12 @@ class Moments:
 
 @dataclass
 class Account:
-    """What happened to the rows of one source entry."""
+    """What happened to the rows of one source entry, and which input they came from."""
 
+    fingerprint: str = ""
     read: int = 0
     not_taken: int = 0
-    names: set[str] = field(default_factory=set)  # of the source, as its records say it
+    names: Counter[str] = field(default_factory=Counter)  # of the source, as its records say it
     kept: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     drops: Drops = field(default_factory=Drops)
@@ -81,20 +90,24 @@ class Account:
     train_questions: int = 0
     train_weight: int = 0  # in parts of WEIGHT_UNIT, so that the order of faces does not matter
 
-    def add_questions(self, record: FaceRecord) -> None:
-        """Count the questions a training record kept and what they weigh."""
-        if record.split == "train":
-            self.train_questions += len({(qa.task, qa.name, qa.question) for qa in record.qa})
-            self.train_weight += sum(round(qa.weight * WEIGHT_UNIT) for qa in record.qa)
-
     def add(self, record: FaceRecord) -> None:
         """Count one kept face."""
         self.kept[record.split] += 1
-        self.names.add(record.source)
+        self.names[record.source] += 1
         self.licences[record.licence or "unstated"] += 1
         if record.crop:
             self.policies[record.crop["policy"]] += 1
             self.found_by[record.crop["found_by"]] += 1
+
+    def merge(self, later: Account) -> None:
+        """Add the account of the rows that follow."""
+        self.drops.merge(later.drops)
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(later, one.name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            elif isinstance(mine, int):
+                setattr(self, one.name, mine + theirs)
 
 
 def label_words(
@@ -124,6 +137,7 @@ class LabelTally:
     faces: int = 0
     questions: int = 0
     subjects: set[int] = field(default_factory=set)
+    people: int = 0  # of faces that a build counts by their words alone
     words: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     numbers: dict[str, Moments] = field(default_factory=dict)
     tasks: Counter[str] = field(default_factory=Counter)
@@ -133,14 +147,22 @@ class LabelTally:
         self.faces += 1
         self.subjects.add(digest(record.subject))
         for key, name, word in label_words(record.labels, threshold):
-            self.words.setdefault((key, name), Counter())[word] += 1
+            self.add_word(key, name, word)
         for name, value in label_numbers(record.labels):
-            self.numbers.setdefault(name, Moments()).add(float(value))
+            self.add_number(name, value)
 
-    def add_questions(self, record: FaceRecord) -> None:
-        """Count the questions a record kept."""
-        self.questions += len(record.qa)
-        self.tasks.update(qa.task for qa in record.qa)
+    def add_word(self, key: str, name: str, word: str, count: int = 1) -> None:
+        """Count a countable label."""
+        self.words.setdefault((key, name), Counter())[word] += count
+
+    def add_number(self, name: str, value: float) -> None:
+        """Take in a numeric label."""
+        self.numbers.setdefault(name, Moments()).add(float(value))
+
+    def add_questions(self, tasks: Mapping[str, int]) -> None:
+        """Count questions by their task."""
+        self.questions += sum(tasks.values())
+        self.tasks.update(tasks)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the manifest says of the split."""
@@ -154,40 +176,56 @@ class LabelTally:
         labels |= {name: moments.as_dict() for name, moments in sorted(self.numbers.items())}
         return {
             "faces": self.faces,
-            "subjects": len(self.subjects),
+            "subjects": len(self.subjects) + self.people,
             "questions": self.questions,
             "tasks": dict(sorted(self.tasks.items())),
             "labels": labels,
         }
 
 
+Face = tuple[str, str, str, str]
+"""(id, source, subject, split)"""
+
+
 @dataclass
 class Identities:
-    """Refuses an id seen twice and a subject in two splits; 8 bytes of key per face."""
+    """Refuses an id seen twice and a subject in two splits; 16 bytes a face."""
 
-    ids: set[int] = field(default_factory=set)
-    splits: dict[int, str] = field(default_factory=dict)
+    ids: Keys = field(default_factory=Keys)
+    people: dict[str, Keys] = field(default_factory=lambda: {split: Keys() for split in SPLITS})
 
-    def add(self, record: FaceRecord) -> None:
-        """Register one face.
+    def add(self, faces: Sequence[Face]) -> None:
+        """Register some faces.
 
         Raises:
             UserError: duplicate id, or a subject that already stands in another split.
         """
-        key = digest(record.id)
-        if key in self.ids:
+        new = self.ids.add(_keys((key,) for key, *_ in faces))
+        if not new.all():
             raise UserError(
-                f"id {record.id!r} occurs twice",
+                f"id {faces[int(np.argmin(new))][0]!r} occurs twice",
                 "give the sources different `name:` or mend the ids",
             )
-        self.ids.add(key)
-        split = self.splits.setdefault(digest(record.subject), record.split)
-        if split != record.split:
-            raise UserError(
-                f"{record.id}: subject {record.subject!r} of {record.source} is in both "
-                f"{split} and {record.split}",
-                "drop the split column to use the hash split by subject, or mend the subjects",
-            )
+        for split, keys in self.people.items():
+            mine = [face for face in faces if face[3] == split]
+            subjects = _keys((subject,) for _, _, subject, _ in mine)
+            for other in SPLITS:
+                there = self.people[other].has(subjects)
+                if other != split and there.any():
+                    raise _in_two_splits(mine[int(np.argmax(there))], other)
+            keys.add(subjects)
+
+
+def _keys(parts: Iterable[tuple[str, ...]]) -> np.ndarray:
+    return np.fromiter((digest(*part) for part in parts), np.uint64)
+
+
+def _in_two_splits(face: Face, other: str) -> UserError:
+    key, source, subject, split = face
+    return UserError(
+        f"{key}: subject {subject!r} of {source} is in both {other} and {split}",
+        "drop the split column to use the hash split by subject, or mend the subjects",
+    )
 
 
 @dataclass
@@ -222,8 +260,8 @@ class LeakCheck:
         Raises:
             UserError: on the first text that gives a held-out attribute away.
         """
-        for text in _texts(record):
-            self.texts += 1
+        self.texts += bool(record.caption) + sum(2 + len(qa.choices) for qa in record.qa)
+        for text in _texts(record) if self.held_out else ():
             hit = mentions(text, self.held_out)
             if hit:
                 raise UserError(
@@ -231,6 +269,12 @@ class LeakCheck:
                     f"attribute {hit[0]!r} away",
                     "reword the template or take the attribute off holdout_attributes",
                 )
+
+    def merge(self, later: LeakCheck) -> None:
+        """Add what the check of other records counted."""
+        self.texts += later.texts
+        self.captions_removed += later.captions_removed
+        self.questions_removed += later.questions_removed
 
     def as_dict(self) -> dict[str, Any]:
         """Return the check's record: what was searched for, in how many texts, with 0 hits."""

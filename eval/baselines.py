@@ -7,6 +7,7 @@ prompts and has seen no label.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from eval import metrics
 from eval.results import class_metric
 from eval.table import Faces, score_rows, value_rows
 from eval.tasks import metrics_for, rank
+from face_mllm import distributed
 from face_mllm.progress import Progress
 
 Features = NDArray[np.float64]
@@ -85,15 +87,19 @@ def extract(
     Returns:
         [faces, D] and face id -> row.
     """
-    parts: list[Features] = []
-    index: dict[str, int] = {}
-    for start in range(0, len(faces), _BATCH):
-        records = [faces[at] for at in range(start, min(start + _BATCH, len(faces)))]
-        for record in records:
-            index[record.id] = len(index)
-        parts.append(np.asarray(features([r.open_image() for r in records]), dtype=np.float64))
-        progress(len(index), len(faces), f"features of {what} faces")
-    return np.concatenate(parts), index
+
+    def batch(number: int) -> tuple[list[str], Features]:
+        start = number * _BATCH
+        end = min(start + _BATCH, len(faces))
+        records = [faces[at] for at in range(start, end)]
+        found = np.asarray(features([r.open_image() for r in records]), dtype=np.float64)
+        progress(end, len(faces), f"features of {what} faces")
+        return [record.id for record in records], found
+
+    # whole batches are shared out, so their makeup is the same on any number of processes
+    parts = distributed.spread(math.ceil(len(faces) / _BATCH), batch)
+    index = {face: row for row, face in enumerate(face for ids, _ in parts for face in ids)}
+    return np.concatenate([found for _, found in parts]), index
 
 
 # --- majority

@@ -13,6 +13,7 @@ from PIL import Image
 from data_pipeline.labels.expressions import SYNONYMS
 from eval.parse import parse_answer
 from eval.table import Faces, score_rows, value_rows
+from face_mllm import distributed
 from face_mllm.errors import UserError
 from face_mllm.progress import Progress
 
@@ -35,7 +36,8 @@ def predict_likelihood(
 ) -> pd.DataFrame:
     """Score all questions of each face from one prefill.
 
-    Faces are scored one at a time, so no answer depends on which other faces are measured.
+    Faces are scored one at a time, so no answer depends on which other faces are measured, nor
+    on how many processes of one launch share them.
 
     Args:
         scorer: the model.
@@ -47,14 +49,22 @@ def predict_likelihood(
     """
     likelihoods: list[NDArray[np.float64]] = [np.empty(0)] * len(table)
     places = table.groupby("id").indices
-    for done, record in enumerate(faces, 1):
+
+    def score(place: int) -> dict[int, NDArray[np.float64]]:
+        record = faces[place]
         rows = places.get(record.id, ())
+        found: dict[int, NDArray[np.float64]] = {}
         if len(rows):
             asked = [(table["question"].iat[at], table["choices"].iat[at]) for at in rows]
             answers = scorer.score(record.open_image(), asked)
             for at, logs in zip(rows, answers, strict=True):
-                likelihoods[at] = _checked(logs, table["choices"].iat[at], record.id)
-        progress(done, len(faces), "scoring")
+                found[at] = _checked(logs, table["choices"].iat[at], record.id)
+        progress(place + 1, len(faces), "scoring")
+        return found
+
+    for found in distributed.spread(len(faces), score):
+        for at, logs in found.items():
+            likelihoods[at] = logs
     return score_rows(table, "likelihood", likelihoods)
 
 
@@ -88,14 +98,21 @@ def predict_generate(
     """
     prediction = np.full(len(table), np.nan)
     places = table.groupby("id").indices
-    for done, record in enumerate(faces, 1):
+
+    def answer(place: int) -> dict[int, float]:
+        record, found = faces[place], {}
         image = record.open_image()
         for at in places.get(record.id, ()):
             row = table.iloc[at]
             said = scorer.generate(image, row["question"])
             read = parse_answer(said, row["choices"], row["values"], SYNONYMS)
-            prediction[at] = np.nan if read is None else read
-        progress(done, len(faces), "generating")
+            found[at] = np.nan if read is None else read
+        progress(place + 1, len(faces), "generating")
+        return found
+
+    for found in distributed.spread(len(faces), answer):
+        for at, read in found.items():
+            prediction[at] = read
     valid = ~np.isnan(prediction)
     spare = [fallback.get(key, np.nan) for key in zip(table["task"], table["name"], strict=True)]
     numeric = (table["kind"] == "numeric").to_numpy()

@@ -24,6 +24,7 @@ from eval.fusion import fusion_notes, fusion_rows
 from eval.predict import Scorer, predict_generate, predict_likelihood, silent
 from eval.results import entries, estimate
 from eval.table import Asking, Faces, check_answerable, question_table
+from face_mllm import distributed
 from face_mllm.errors import UserError
 from face_mllm.progress import Progress
 
@@ -89,24 +90,32 @@ def evaluate(
     from face_mllm.artifact import read_artifact
     from face_mllm.scoring import LikelihoodScorer
 
+    distributed.join()
+    progress = progress if distributed.is_main() else None
     scorers = check_scorers(scorer)
     artifact, faces = read_artifact(model), _faces(data, split, limit, seed)
     asking = asking_for(read_manifest(data), tasks, _held_out(artifact.chain))
-    with whole_folder(Path(out)) as folder:
-        loaded = LikelihoodScorer.from_artifact(model)
-        zero_shot = _own_clip(artifact.bases.vision) if isinstance(clip, str) else clip
-        measured = measure(
-            loaded, data, faces, asking, scorers, clip=zero_shot, seed=seed, progress=progress
-        )
-        measured.about |= {"model": str(model), "chain": artifact.chain, "data": str(data)}
-        measured.about["bases"] = artifact.bases.to_json()
-        measured.about["notes"] = other_protocols(artifact.chain, asking.protocols)
-        measured.about["notes"] += fusion_notes(loaded, split)
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise UserError(f"{out} already holds files", "choose another --out or remove it")
+    loaded = LikelihoodScorer.from_artifact(model)
+    zero_shot = _own_clip(artifact.bases.vision) if isinstance(clip, str) else clip
+    measured = measure(
+        loaded, data, faces, asking, scorers, clip=zero_shot, seed=seed, progress=progress
+    )
+    measured.about |= {"model": str(model), "chain": artifact.chain, "data": str(data)}
+    measured.about["bases"] = artifact.bases.to_json()
+    measured.about["notes"] = other_protocols(artifact.chain, asking.protocols)
+    measured.about["notes"] += fusion_notes(loaded, split)
+    found = results_of(measured, seed)
+
+    def write() -> None:
         for note in measured.about["notes"]:
             log.warning(note)
-        found = results_of(measured, seed)
-        write_results(found, measured, folder)
-        write_report(found, measured, folder / "report.html", seed)
+        with whole_folder(Path(out)) as folder:
+            write_results(found, measured, folder)
+            write_report(found, measured, folder / "report.html", seed)
+
+    distributed.on_main(write)
     return found
 
 
@@ -270,7 +279,7 @@ def _probe(
         select = FaceSet(rows, *baselines.extract(scorer.features, val, progress, "val"))
     else:
         whole, select = baselines.split_subjects(whole, seed)
-    return baselines.linear_probe(test_set, whole, select, progress)
+    return distributed.on_main(lambda: baselines.linear_probe(test_set, whole, select, progress))
 
 
 def _held_out(chain: list[dict[str, Any]]) -> list[str] | None:

@@ -24,7 +24,8 @@ from face_mllm.errors import UserError
 from face_mllm.experts.joined.settings import HEAD_PART, ExpertBase
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
-from face_mllm.stages import PART_PREFIX, attach_adapter, part_of
+from face_mllm.model_card import model_card
+from face_mllm.stages import ADAPTER_NAME, PART_PREFIX, attach_adapter, part_of
 
 STAGE_FILE = "stage.json"
 QUESTIONS_FILE = "questions.json"
@@ -40,14 +41,14 @@ class Artifact:
         bases: the frozen models it stands on.
         chain: one entry per stage: name, config, data fingerprint, held-out attributes, losses.
         trained: parts whose weights are inside in full (the projector always).
-        lora: whether a LoRA adapter is inside.
+        adapters: parts with a LoRA adapter inside.
         expert: how an expert is joined, None for none; it lies in the folder ``expert``.
     """
 
     bases: Bases
     chain: list[dict[str, Any]] = field(default_factory=list)
     trained: list[str] = field(default_factory=lambda: ["projector"])
-    lora: bool = False
+    adapters: list[str] = field(default_factory=list)
     expert: ExpertBase | None = None
 
 
@@ -71,15 +72,52 @@ def save_weights(
     for part in artifact.trained:
         prefix = PART_PREFIX[part]
         tensors = {
-            name.removeprefix(prefix): tensor.contiguous()
+            _bare(name.removeprefix(prefix)): tensor.contiguous()
             for name, tensor in state.items()
             if part_of(name) == part and "lora_" not in name
         }
-        save_file(tensors, folder / f"{part}.safetensors")
-    if artifact.lora:
-        adapter = get_peft_model_state_dict(model, state_dict=state)
-        save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER_FILE)
-        model.peft_config["default"].save_pretrained(folder)
+        save_file(_untied(tensors), folder / f"{part}.safetensors")
+    for part in artifact.adapters:
+        name, (weights, settings) = ADAPTER_NAME[part], adapter_files(folder, part)
+        adapter = get_peft_model_state_dict(model, state_dict=state, adapter_name=name)
+        save_file({k: v.contiguous() for k, v in adapter.items()}, weights)
+        settings.write_text(adapter_json(model.peft_config[name]))
+
+
+def adapter_files(folder: Path, part: str) -> tuple[Path, Path]:
+    """Weights and settings of a part's adapter; the LLM's under the names PEFT knows."""
+    prefix = "" if part == "llm" else f"{part}_"
+    return folder / f"{prefix}{ADAPTER_FILE}", folder / f"{prefix}adapter_config.json"
+
+
+def adapter_json(config: LoraConfig) -> str:
+    """An adapter's settings as PEFT writes them."""
+    settings = {key: value for key, value in config.to_dict().items() if key != "runtime_config"}
+    return json.dumps(settings, indent=2, sort_keys=True, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def read_adapter(folder: Path, part: str) -> LoraConfig:
+    """Settings of a part's adapter in an artifact."""
+    path = adapter_files(folder, part)[1]
+    try:
+        return LoraConfig.from_peft_type(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: missing or damaged ({error})", "train the stage again") from error
+
+
+def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One name for each tensor: safetensors refuses a head tied to the embeddings."""
+    found = {tensor.data_ptr(): name for name, tensor in reversed(tensors.items())}
+    return {name: tensors[name] for name in tensors if found[tensors[name].data_ptr()] == name}
+
+
+def _bare(name: str) -> str:
+    """A weight's name before PEFT wrapped its layer."""
+    return name.replace(".base_layer.", ".")
 
 
 def load_weights(model: FaceMLLMForConditionalGeneration, artifact: Artifact, folder: Path) -> None:
@@ -88,14 +126,15 @@ def load_weights(model: FaceMLLMForConditionalGeneration, artifact: Artifact, fo
         tensors = _read(folder / f"{part}.safetensors")
         module = model.get_submodule(PART_PREFIX[part].rstrip("."))
         _load_strict(module, tensors, folder / f"{part}.safetensors")
-    if artifact.lora:
-        if not getattr(model, "_hf_peft_config_loaded", False):
-            attach_adapter(model, LoraConfig.from_pretrained(folder))
-        result = set_peft_model_state_dict(model, _read(folder / ADAPTER_FILE))
-        missing = [key for key in result.missing_keys if "lora_" in key]
+    for part in artifact.adapters:
+        name, path = ADAPTER_NAME[part], adapter_files(folder, part)[0]
+        if name not in getattr(model, "peft_config", {}):
+            attach_adapter(model, read_adapter(folder, part), part)
+        result = set_peft_model_state_dict(model, _read(path), adapter_name=name)
+        missing = [key for key in result.missing_keys if "lora_" in key and f".{name}" in key]
         if missing or result.unexpected_keys:
             raise UserError(
-                f"{folder / ADAPTER_FILE}: does not fit this LLM "
+                f"{path}: does not fit the {part} part "
                 f"({len(missing)} missing, {len(result.unexpected_keys)} foreign weights)",
                 "the artifact belongs to another model; point to the one it was trained on",
             )
@@ -119,13 +158,15 @@ def save_artifact(
             "bases": artifact.bases.to_json(),
             "chain": artifact.chain,
             "trained": [part for part in artifact.trained if part != HEAD_PART],
-            "lora": artifact.lora,
+            "adapters": artifact.adapters,
         }
         if artifact.expert:
             info["expert"] = artifact.expert.to_json()
             processor.expert.save(partial)
         (partial / STAGE_FILE).write_text(json.dumps(info, indent=1, default=str) + "\n")
-        (partial / "README.md").write_text(model_card(artifact))
+        (partial / "README.md").write_text(
+            model_card(artifact.bases, artifact.chain, artifact.adapters, artifact.expert)
+        )
         for name, text in (extra_files or {}).items():
             (partial / name).write_text(text)
 
@@ -135,9 +176,11 @@ def read_artifact(folder: Path | str) -> Artifact:
     path = Path(folder) / STAGE_FILE
     try:
         info = json.loads(path.read_text())
+        # before there were several, the only adapter was the LLM's and "lora" told of it
+        adapters = info["adapters"] if "adapters" in info else ["llm"] * info["lora"]
         expert = ExpertBase(**info["expert"]) if "expert" in info else None
         bases = Bases(**info["bases"])
-        return Artifact(bases, info["chain"], info["trained"], info["lora"], expert)
+        return Artifact(bases, info["chain"], info["trained"], adapters, expert)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: no {STAGE_FILE} there, so not a face_mllm artifact",
@@ -154,13 +197,23 @@ def load_artifact(
     folder = Path(folder)
     artifact = read_artifact(folder)
     model, processor, _ = compose(artifact.bases, llm_dtype)
+    join_inside(model, processor, artifact, folder)
+    load_weights(model, artifact, folder)
+    return model.eval(), processor, artifact
+
+
+def join_inside(
+    model: FaceMLLMForConditionalGeneration,
+    processor: FaceProcessor,
+    artifact: Artifact,
+    folder: Path,
+) -> None:
+    """Give a composed model the expert of an artifact, where it has one."""
     if artifact.expert:
         from face_mllm.experts.joined.expert import FOLDER
         from face_mllm.experts.joined.join import join
 
         join(model, processor, artifact.expert, folder / FOLDER)
-    load_weights(model, artifact, folder)
-    return model.eval(), processor, artifact
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -171,49 +224,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    own = {_bare(name): name for name in module.state_dict() if "lora_" not in name}
+    weights = dict(module.state_dict(keep_vars=True))
+    filled = {weights[own[name]].data_ptr() for name in tensors if name in own}
+    lacking = [name for name in own.values() if weights[name].data_ptr() not in filled]
+    foreign = [name for name in tensors if name not in own]
     try:
-        module.load_state_dict(tensors, strict=True)
+        if lacking or foreign:
+            raise RuntimeError(f"{len(lacking)} weights missing, {len(foreign)} foreign")
+        module.load_state_dict({own[n]: tensor for n, tensor in tensors.items()}, strict=False)
     except RuntimeError as error:
         raise UserError(
             f"{path}: does not fit this model ({str(error).splitlines()[-1].strip()})",
             "the artifact belongs to another model; point to the one it was trained on",
         ) from error
-
-
-def model_card(artifact: Artifact) -> str:
-    """Model card of an artifact: what it is, what it came from, what it must not be used for."""
-    last = artifact.chain[-1] if artifact.chain else {}
-    lines = [
-        "---",
-        "library_name: face-mllm",
-        "tags: [face, multimodal, lora]",
-        "---",
-        f"# {last.get('stage', 'face_mllm artifact')}",
-        "",
-        f"Vision tower `{artifact.bases.vision}`, LLM `{artifact.bases.llm}`.",
-        "",
-        "| stage | data | protocols | steps | loss first -> last |",
-        "|---|---|---|---|---|",
-        *[
-            f"| {s['stage']} | {s['data']} | "
-            f"{', '.join(sorted(set(s.get('protocols', {}).values())))} | {s['steps']} | "
-            f"{s['first_loss']:.3f} -> {s['last_loss']:.3f} |"
-            for s in artifact.chain
-        ],
-        "",
-        *expert_lines(artifact.expert),
-        f"Attributes held out of every stage: {last.get('held_out') or 'none'}.",
-        "",
-        "Load with `FaceMLLM.from_pretrained(folder)`. Estimates about a face are not facts about",
-        "a person: do not use them to identify, hire, police or diagnose anyone.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def expert_lines(expert: ExpertBase | None) -> list[str]:
-    """What a card says of the expert inside."""
-    if expert is None:
-        return []
-    ways = [way for way in ("token", "text", "fusion") if getattr(expert, way)]
-    said = f"; verdicts on training faces: {expert.verdicts}" if expert.verdicts else ""
-    return [f"Expert: {expert.kind} from `{expert.source}`, joined by {', '.join(ways)}{said}.", ""]

@@ -22,7 +22,7 @@ from face_mllm.progress import quiet_libraries, terminal_progress
 HELP = "Teach a multimodal LLM to see faces: data, three LoRA stages, measured answers."
 INTERRUPTED = 130
 # modules that come with an extra of the package
-EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate"}
+EXTRAS = {"anny": "synth", "warp": "synth", "httpx2": "annotate", "bitsandbytes": "quant"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
@@ -90,15 +90,27 @@ def doctor(
 def validate(
     config: Annotated[str, typer.Argument(help="Stage YAML, or the name of a shipped one.")],
     overrides: Overrides = None,
+    launch: Annotated[
+        Path | None, typer.Option("--launch", help="accelerate YAML it is to be launched with.")
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option("--gpus", help="Numbers of GPUs to estimate for.")
+    ] = "1,8,64",
+    meta: Annotated[
+        bool, typer.Option("--meta", help="The config alone: no data, no weights needed.")
+    ] = False,
 ) -> None:
     """Check a config without training: keys, paths, tokenizer, one batch, memory and time."""
     from face_mllm.configio import find_config
 
     find_config(config)  # a misspelt path is said at once, before the heavy imports
+    counts = [int(word) for word in gpus.split(",") if word.strip().isdigit() and int(word)]
+    if not counts:
+        raise UserError(f"--gpus {gpus!r}", "give numbers, e.g. --gpus 1,8")
     quiet_libraries()
     from face_mllm.validate import validate as run
 
-    run(config, overrides or [])
+    run(config, overrides or [], launch=launch, gpus=counts, meta=meta)
 
 
 @app.command()
@@ -111,29 +123,39 @@ def train(
 
     find_config(config)
     quiet_libraries()
+    from face_mllm.distributed import is_main
     from face_mllm.train import main as run
 
     with terminal_progress("training") as progress:
         folder = run(config, overrides or [], progress)
-    typer.echo(folder)
+    if is_main():
+        typer.echo(folder)
 
 
 @app.command()
 def export(
     model: Model,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapters into weights.")] = False,
     format_: Annotated[
-        str, typer.Option("--format", help="llava: loads in stock transformers.")
+        str, typer.Option("--format", help="llava: merged, for stock transformers.")
     ] = "",
-    dtype: Annotated[str, typer.Option("--dtype", help="fp32 or bf16, of the weights.")] = "fp32",
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32 or bf16, of the LLM.")] = "fp32",
 ) -> None:
-    """Write an artifact in another form that answers as the one given; proven on a probe."""
-    if format_ != "llava":
+    """Write an artifact without adapters that answers as the one given; proven on a probe."""
+    if format_ not in ("", "llava"):
         raise UserError(f"--format {format_!r}", "choose llava")
+    if not merge and not format_:
+        raise UserError("export to which form?", "add --merge or --format llava")
     quiet_libraries()
-    from face_mllm.llava import export_llava
+    if format_:
+        from face_mllm.llava import export_llava
 
-    typer.echo(export_llava(model, out, dtype))
+        typer.echo(export_llava(model, out, dtype))
+        return
+    from face_mllm.export import export_merged
+
+    typer.echo(export_merged(model, out, dtype))
 
 
 @app.command(name="eval")
@@ -154,6 +176,7 @@ def evaluate(
     """Score a model on held-out faces next to majority and linear-probe baselines."""
     quiet_libraries()
     from eval.run import evaluate as run
+    from face_mllm.distributed import is_main
 
     wanted = [task.strip() for task in tasks.split(",") if task.strip()] or None
     with terminal_progress("evaluating") as progress:
@@ -168,7 +191,8 @@ def evaluate(
             seed=seed,
             progress=progress,
         )
-    typer.echo(out / "report.html")
+    if is_main():
+        typer.echo(out / "report.html")
 
 
 @app.command()

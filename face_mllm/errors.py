@@ -13,3 +13,7 @@ class UserError(Exception):
         super().__init__(f"{message} -> {remedy}" if remedy else message)
         self.message = message
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Survive the way back from a worker process with message and remedy apart."""
+        return type(self), (self.message, self.remedy)

@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.console import Console
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from data_pipeline.records import whole_folder
-from face_mllm.artifact import Artifact, load_artifact, read_artifact
+from face_mllm.artifact import Artifact, read_artifact
 from face_mllm.errors import UserError
+from face_mllm.export import DTYPES, merge
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.heads import logit_scaling
 from face_mllm.model.processing import IMAGE_TOKEN, FaceProcessor
 from face_mllm.model.vision import HAS_CLASS_TOKEN
 
 console = Console(stderr=True)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = 1e-3  # largest difference of a logit in fp32, as a share of their spread
 
 
@@ -49,9 +48,8 @@ def export_llava(folder: Path | str, out: Path, dtype: str = "fp32") -> Path:
     check_travels(artifact, folder)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} already holds files", "remove it or give another folder")
-    model, processor, _ = load_artifact(folder, torch.float32)
+    model, processor, _ = merge(Path(folder), artifact, torch.float32)
     check_counterparts(model)
-    fold_adapters(model)
     with torch.no_grad():
         made = llava_of(model, processor)
         check_logits(model, made, processor)
@@ -106,15 +104,6 @@ def check_counterparts(model: FaceMLLMForConditionalGeneration) -> None:
             f"the LLM ({config.text_config.model_type}) scales its logits, LLaVA's head does not",
             "use a Llama, Vicuna, Qwen, Mistral or SmolLM to export to LLaVA's format",
         )
-
-
-def fold_adapters(model: nn.Module) -> None:
-    """Fold every adapter into its layer, which becomes a plain one again."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)  # refuses weights that are not finite
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, layer.get_base_layer())
 
 
 def llava_of(

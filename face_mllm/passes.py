@@ -100,7 +100,7 @@ class RowPasses(Trainer):
 
 def without_labels(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same pass with nothing to learn: loss 0 and zero gradients."""
-    labels = ("label_rows", "label_targets", "label_weights", "label_faces")
+    labels = ("label_rows", "label_targets", "label_weights", "label_faces", "label_tasks")
     empty = {key: value[:0] if key in labels else value for key, value in inputs.items()}
     if "expert_weights" in empty:
         empty["expert_weights"] = torch.zeros_like(empty["expert_weights"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def quiet_libraries() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    # on import it complains that a faster kernel is not to be had from the hub
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
 
 
 class _Bar:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from data_pipeline.questions.balance import by_question
@@ -24,7 +25,7 @@ from face_mllm.model.attention import FLEX, FLEX_BLOCK, pair_cost
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.tree import TreeRow, collate_trees, plan_rows
 
-CPU_MULTIPLE = 32
+MULTIPLE = 32  # of row lengths and labels
 COUNTS = ("faces", "questions", "answer_tokens", "tokens", "padded_tokens", "separate_tokens")
 
 
@@ -110,6 +111,7 @@ class FaceRows(Dataset):
         self.max_tokens = max_tokens
         self.seed = seed
         self.task_weights = task_weights or {}
+        self.tasks = self._task_names()
         self.states: FeatureCache | None = None  # set by face_mllm.frozen
         self.expert: ExpertRows | None = None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
@@ -134,11 +136,19 @@ class FaceRows(Dataset):
         )
         if processor.expert is not None:
             rows.expert = ExpertRows(processor.expert, stage.expert)
-        rows.visits = int(rows.faces * stage.epochs)
-        if stage.max_steps > 0:
-            processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
-            rows.visits = stage.max_steps * stage.faces_per_device * stage.accumulation * processes
+        processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate and torchrun
+        step = stage.faces_per_device * stage.accumulation * processes
+        # whole steps only: a last short one would differ with the number of processes
+        steps = stage.max_steps if stage.max_steps > 0 else int(rows.faces * stage.epochs) // step
+        rows.visits = max(1, steps) * step
         return rows
+
+    def _task_names(self) -> list[str]:
+        """Tasks whose losses are told apart; what is met later counts as ``other``."""
+        first = self.records.select_columns(["qa"]).select(range(min(self.faces, 500)))
+        met = {qa["task"] for row in first for qa in row["qa"]}
+        asked = [task for task, share in self.shares.items() if share > 0]
+        return [*sorted(met.intersection(asked) if asked else met), "other"]
 
     def __len__(self) -> int:
         return self.visits
@@ -199,6 +209,9 @@ class FaceRows(Dataset):
         while True:
             row = self.processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in picked])
             if len(row.tree) <= self.max_tokens:
+                codes = {task: code for code, task in enumerate(self.tasks)}
+                other = len(self.tasks) - 1
+                row.tasks = [codes.get(picked[group].task, other) for group in row.groups]
                 return picked, row
             asked = list(by_question(picked).values())
             if len(asked) == 1:
@@ -217,12 +230,12 @@ class RowCollator:
         pad_id: token of the padding.
         max_tokens: budget of a packed row; 0 gives every face its own row.
         square: cost of a dense attention pair, see :func:`face_mllm.tree.plan_rows`.
-        multiple: row lengths are rounded up to it. torch's CPU library keeps what it compiled for
-            every shape it meets: 20 MB a step when no two steps are alike.
+        multiple: row lengths and labels are padded to multiples of it. torch's CPU library keeps
+            what it compiled for every shape it meets, 20 MB a step when no two steps are alike.
     """
 
     def __init__(
-        self, pad_id: int, max_tokens: int = 0, square: float = 0.0, multiple: int = CPU_MULTIPLE
+        self, pad_id: int, max_tokens: int = 0, square: float = 0.0, multiple: int = MULTIPLE
     ) -> None:
         self.pad_id = pad_id
         self.max_tokens = max_tokens
@@ -233,9 +246,9 @@ class RowCollator:
     def from_stage(cls, stage: StageConfig, model: Any, processor: FaceProcessor) -> RowCollator:
         """The stage's packing, in the way that suits how the model's LLM attends."""
         config = model.language_model.config
-        blocks = FLEX_BLOCK if config._attn_implementation == FLEX else CPU_MULTIPLE
+        multiple = FLEX_BLOCK if config._attn_implementation == FLEX else MULTIPLE
         budget = stage.max_tokens if stage.pack else 0
-        return cls(processor.pad_id, budget, pair_cost(config), blocks)
+        return cls(processor.pad_id, budget, pair_cost(config), multiple)
 
     def __call__(self, items: Sequence[RowItem]) -> dict[str, torch.Tensor]:
         """Join visits.
@@ -243,18 +256,23 @@ class RowCollator:
         Returns:
             :func:`collate_trees` of the rows; faces in the order they stand there as
             ``pixel_values`` [F, 3, H, W] or ``vision_states`` [F, tokens, channels], ``visits``
-            [F, 2] (visit, face) and ``face_rows`` [F], the row each is in; ``label_faces`` [L],
-            which of them a label row belongs to; ``counts``, int64 in the order of :data:`COUNTS`.
+            [F, 2] (visit, face) and ``face_rows`` [F], the row each is in; ``label_faces``, which
+            of them a label row belongs to, without the padding at their end; ``label_tasks`` [L],
+            codes of their tasks; ``counts``, int64 in the order of :data:`COUNTS`.
         """
         trees = [item.row for item in items]
         lengths = [len(row.tree) for row in trees]
         plan = [[number] for number in range(len(trees))]
         if self.max_tokens:
-            plan = plan_rows(lengths, self.max_tokens, self.square)
+            plan = plan_rows(lengths, self.max_tokens, self.square, self.multiple)
         order = [number for numbers in plan for number in numbers]
         batch = collate_trees(trees, self.pad_id, plan, self.multiple)
         labels = torch.tensor([len(trees[number].rows) for number in order])
         batch["label_faces"] = torch.arange(len(order)).repeat_interleave(labels)
+        tasks = torch.zeros_like(batch["label_rows"])  # padding weighs nothing in any task
+        known = [code for number in order for code in trees[number].tasks]
+        tasks[: len(known)] = torch.tensor(known, dtype=torch.long)
+        batch["label_tasks"] = tasks
         pictures = torch.stack([items[number].picture for number in order])
         batch[picture_key(pictures)] = pictures
         batch.update(stacked([items[number].expert for number in order]))
@@ -265,7 +283,7 @@ class RowCollator:
             [
                 len(trees),
                 sum(len(set(row.groups)) for row in trees),
-                len(batch["label_rows"]),
+                int(labels.sum()),
                 sum(lengths),
                 batch["input_ids"].numel(),
                 sum(row.separate for row in trees),
@@ -281,7 +299,7 @@ def picture_key(pictures: torch.Tensor) -> str:
 
 OF_EXPERT = ("expert_features", "expert_seen", "expert_targets", "expert_weights")
 PICTURES = ("pixel_values", "vision_states", "visits", "face_rows", *OF_EXPERT)
-BOOKKEEPING = ("label_faces", "visits", "face_rows", "counts")
+BOOKKEEPING = ("label_faces", "label_tasks", "visits", "face_rows", "counts")
 
 
 def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -302,13 +320,15 @@ def split_rows(batch: Mapping[str, torch.Tensor], size: int) -> list[dict[str, t
         of_labels = (labels >= start) & (labels < start + size)
         of_faces = (batch["face_rows"] >= start) & (batch["face_rows"] < start + size)
         part = {key: batch[key][of_rows] for key in ("input_ids", "position_ids", "subtree_ends")}
-        for key in ("label_rows", "label_targets", "label_weights", "label_faces"):
-            part[key] = batch[key][of_labels]
+        padding = -int(of_labels.sum()) % MULTIPLE
+        for key in ("label_rows", "label_targets", "label_weights", "label_tasks"):
+            part[key] = functional.pad(batch[key][of_labels], (0, padding))
+        part["label_faces"] = batch["label_faces"][of_labels[: len(batch["label_faces"])]]
         for key in PICTURES:
             if key in batch:
                 part[key] = batch[key][of_faces]
         first = int((batch["face_rows"] < start).sum())
-        part["label_rows"] = part["label_rows"] - start * width
+        part["label_rows"] = (part["label_rows"] - start * width).clamp(min=0)
         part["label_faces"] = part["label_faces"] - first
         part["face_rows"] = part["face_rows"] - start
         parts.append(part)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +12,11 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from face_mllm.config import LoraSettings, StageConfig
+from face_mllm.config import ALL_LINEAR, LoraSettings, StageConfig
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.settings import expert_trainings
 from face_mllm.model import FaceMLLMForConditionalGeneration
+from face_mllm.model.vision import image_tokens
 
 PART_PREFIX = {
     "vision": "vision_tower.",
@@ -22,6 +25,9 @@ PART_PREFIX = {
     "expert": "expert.",  # the projector of the expert's token
     "expert_head": "expert_head.",  # an expert's own head, in the model only while it trains along
 }
+# PEFT's name of each part's adapter; "default" is what PEFT itself calls an only one
+ADAPTER_NAME = {"llm": "default", "vision": "vision"}
+_ADAPTABLE = (nn.Linear, nn.Conv2d)  # 4-bit linear layers are nn.Linear too
 
 
 @dataclass(frozen=True)
@@ -37,53 +43,136 @@ class PartRow:
 def lora_pattern(settings: LoraSettings, part: str = "llm") -> str:
     """Regex of the adapted layers, anchored on one part so the towers' namesakes never match."""
     names = "|".join(re.escape(name) for name in settings.targets)
+    names = r"[^.]+" if ALL_LINEAR in settings.targets else names
     return rf"{re.escape(PART_PREFIX[part])}(.*\.)?({names})"
 
 
-def add_lora(model: FaceMLLMForConditionalGeneration, settings: LoraSettings) -> int:
-    """Attach fresh LoRA layers to the LLM; return how many matched (none is an error)."""
-    pattern = re.compile(lora_pattern(settings))
-    matched = [
+def lora_targets(
+    model: FaceMLLMForConditionalGeneration, settings: LoraSettings, part: str = "llm"
+) -> list[str]:
+    """Names of the layers of a part that get an adapter.
+
+    Only linear layers and convolutions count, the language head never does. In the tower, layers
+    behind the hidden state that the projector reads are left out: they would never get a gradient.
+
+    Raises:
+        UserError: when none matches.
+    """
+    pattern = re.compile(lora_pattern(settings, part))
+    skipped = _unread_layers(model) if part == "vision" else _heads(model)
+    linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and pattern.fullmatch(name)
+        if isinstance(module, _ADAPTABLE)
+        and name.startswith(PART_PREFIX[part])
+        and name not in skipped
     ]
+    matched = [name for name in linear if pattern.fullmatch(name)]
     if not matched:
-        linear = {
-            n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)
-        }
+        last = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise UserError(
-            f"LoRA targets {list(settings.targets)} match no layer of the LLM",
-            f"set llm.lora.targets to some of {sorted(linear)}",
+            f"{part}.lora.targets {list(settings.targets)} match no layer of the {part} part",
+            f"set {part}.lora.targets to [{ALL_LINEAR}] or some of {last}",
         )
-    attach_adapter(
-        model,
-        LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=pattern.pattern,
-        ),
+    return matched
+
+
+def _heads(model: FaceMLLMForConditionalGeneration) -> set[str]:
+    head = model.get_output_embeddings()
+    return {name for name, module in model.named_modules() if module is head}
+
+
+def _unread_layers(model: FaceMLLMForConditionalGeneration) -> set[str]:
+    """Layers of the tower that do not reach the projector, found by their missing gradient."""
+    tower = model.vision_tower
+    weights = {
+        f"{PART_PREFIX['vision']}{name}": module.weight
+        for name, module in tower.named_modules()
+        if isinstance(module, _ADAPTABLE)
+    }
+    wanted = {name: weight.requires_grad for name, weight in weights.items()}
+    size = getattr(tower.config, "image_size", 64)
+    height, width = (size, size) if isinstance(size, int) else size
+    like = next(tower.parameters())
+    blank = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
+    try:
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            config = model.config
+            seen = image_tokens(tower, blank, config.vision_layer, config.vision_select).sum()
+            grads = torch.autograd.grad(seen, list(weights.values()), allow_unused=True)
+    finally:
+        for name, weight in weights.items():
+            weight.requires_grad_(wanted[name])
+    return {name for name, grad in zip(weights, grads, strict=True) if grad is None}
+
+
+def add_lora(
+    model: FaceMLLMForConditionalGeneration, settings: LoraSettings, part: str = "llm"
+) -> Counter[str]:
+    """Attach a fresh adapter to a part; none matching is an error.
+
+    Returns:
+        How many layers of each last name it matched, e.g. ``{"q_proj": 30, ...}``.
+    """
+    matched = lora_targets(model, settings, part)
+    last_names = Counter(name.rsplit(".", 1)[-1] for name in matched)
+    # PEFT matches by pattern: the last names, less whatever else they would reach
+    pattern = lora_pattern(settings.model_copy(update={"targets": tuple(last_names)}), part)
+    reached = {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
+        target_modules=pattern,
+        exclude_modules=sorted(reached - set(matched)) or None,
     )
-    return len(matched)
+    attach_adapter(model, config, part)
+    return last_names
 
 
-def attach_adapter(model: FaceMLLMForConditionalGeneration, config: LoraConfig) -> None:
-    """Put PEFT's layers into the model; precision is left to autocast."""
-    model.add_adapter(config)
+def matched_words(matched: Counter[str]) -> str:
+    """Which layers got an adapter, e.g. ``4 layers: k_proj x2, q_proj x2``."""
+    names = ", ".join(f"{name} x{count}" for name, count in sorted(matched.items()))
+    return f"{matched.total()} layers: {names}"
+
+
+def attach_adapter(
+    model: FaceMLLMForConditionalGeneration, config: LoraConfig, part: str = "llm"
+) -> None:
+    """Put PEFT's layers into one part; precision is left to autocast."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # one for each part
+        model.add_adapter(config, ADAPTER_NAME[part])
+    model.set_adapter(list(model.peft_config))  # the other part's stays active
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             # PEFT would widen every input to fp32 only for autocast to narrow it again
             module.cast_input_dtype_enabled = False
 
 
-def part_trainings(config: StageConfig) -> dict[str, str]:
-    """Part -> frozen | full | lora as the stage says."""
-    return {
-        "vision": config.vision.train,
-        "projector": config.projector.train,
-        "llm": config.llm.train,
+def check_same_lora(settings: LoraSettings, inherited: LoraConfig, part: str) -> None:
+    """Refuse settings that differ from those of the adapter a stage inherits.
+
+    Only keys that the config names count; left out, they are the inherited adapter's.
+    """
+    kept = {
+        "r": inherited.r,
+        "alpha": inherited.lora_alpha,
+        "dropout": inherited.lora_dropout,
+        "dora": inherited.use_dora,
+        "rslora": inherited.use_rslora,
     }
+    for key in sorted(settings.model_fields_set & kept.keys()):
+        if getattr(settings, key) != kept[key]:
+            raise UserError(
+                f"{part}.lora.{key}: {getattr(settings, key)}, but the adapter of init_from "
+                f"has {kept[key]}",
+                f"leave {part}.lora out to go on with it, or start from a stage without an adapter",
+            )
 
 
 def apply_freeze(model: FaceMLLMForConditionalGeneration, config: StageConfig) -> list[PartRow]:
@@ -91,9 +180,7 @@ def apply_freeze(model: FaceMLLMForConditionalGeneration, config: StageConfig) -
 
     Trainable weights become fp32 masters, whatever dtype they came in.
     """
-    trainings = {**part_trainings(config), **expert_trainings(model, config.expert)}
-    if trainings["vision"] == "lora":
-        raise UserError("vision.train: lora is not supported", "use frozen or full")
+    trainings = {**config.part_trainings(), **expert_trainings(model, config.expert)}
     for name, parameter in model.named_parameters():
         training = trainings[part_of(name)]
         wanted = training == "full" or (training == "lora" and "lora_" in name)
@@ -113,14 +200,19 @@ def part_of(name: str) -> str:
     raise ValueError(f"parameter {name} belongs to no part")
 
 
-def freeze_table(
-    model: FaceMLLMForConditionalGeneration, trainings: dict[str, str]
-) -> list[PartRow]:
+def parameter_count(parameter: torch.Tensor) -> int:
+    """Weights a parameter stands for: a 4-bit one packs two into a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
+
+
+def freeze_table(model: FaceMLLMForConditionalGeneration, trainings: dict) -> list[PartRow]:
     """Count trainable and all parameters of each part."""
     counts = {part: [0, 0] for part in trainings}
     for name, parameter in model.named_parameters():
-        counts[part_of(name)][0] += parameter.numel() * parameter.requires_grad
-        counts[part_of(name)][1] += parameter.numel()
+        number = parameter_count(parameter)
+        counts[part_of(name)][0] += number * parameter.requires_grad
+        counts[part_of(name)][1] += number
     return [PartRow(part, trainings[part], *counts[part]) for part in trainings]
 
 
@@ -136,7 +228,9 @@ def check_table(rows: list[PartRow]) -> None:
             raise UserError(
                 f"part {row.part} is {row.training} but {row.trainable:,} of {row.total:,} "
                 "parameters would train",
-                "a stage with llm.train: lora needs LoRA layers; check init_from and llm.lora",
+                f"a stage with {row.part}.train: lora needs LoRA layers; check init_from",
             )
     if not any(row.trainable for row in rows):
-        raise UserError("nothing would train", "set one part's train to full or lora")
+        raise UserError(
+            "nothing would train", "set one part's train to full or lora, with a rate above 0"
+        )

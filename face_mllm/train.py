@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +25,7 @@ from transformers import set_seed
 from data_pipeline.manifest import protocols_of, question_sets
 from data_pipeline.questions import QuestionSet, closed_questions
 from data_pipeline.records import load_split, read_manifest
+from face_mllm import distributed
 from face_mllm.artifact import (
     QUESTIONS_FILE,
     Artifact,
@@ -31,8 +34,9 @@ from face_mllm.artifact import (
     read_artifact,
     save_artifact,
 )
+from face_mllm.checkpoints import last_good
 from face_mllm.compose import Bases, compose
-from face_mllm.config import StageConfig
+from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
@@ -40,17 +44,26 @@ from face_mllm.experts.joined.settings import expert_rates, expert_trainings
 from face_mllm.frozen import cache_vision
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.lexical import warm_start
+from face_mllm.meter import RunMeter
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.attention import use_attention
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.model_card import base_licences, data_sources
+from face_mllm.options import check_options, switch_on, trackers
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
-from face_mllm.stages import PartRow, add_lora, apply_freeze, part_trainings
+from face_mllm.stages import (
+    ADAPTER_NAME,
+    PartRow,
+    add_lora,
+    apply_freeze,
+    check_same_lora,
+    matched_words,
+)
 from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
     TreeTrainer,
-    last_good_checkpoint,
     training_arguments,
 )
 from face_mllm.verify import verify_packing
@@ -107,15 +120,20 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     Raises:
         UserError: on anything the user can mend, before training starts where possible.
     """
+    distributed.join(config.deepspeed, config.timeout)
+    progress = progress if distributed.is_main() else None
     check_paths(config)
     set_seed(config.seed)
     hardware = for_precision(config.precision)
-    console.print(f"[dim]{hardware.describe()}")
+    say(f"[dim]{hardware.describe()}")
+    check_options(config, hardware.device)
     artifact, model, processor = assemble(config, hardware)
     table = apply_freeze(model, config)
     print_table(config.stage, table)
+    for words in switch_on(config, model.language_model):
+        say(f"[dim]{words}")
     rows = FaceRows.from_stage(config, processor)
-    checkpoint = last_good_checkpoint(run_folder(config), config.resume)
+    checkpoint = distributed.on_main(lambda: last_good(run_folder(config), config.resume, say))
     if config.projector.lexical_steps and checkpoint is None:
         steps = config.projector.lexical_steps
         warm_start(model, processor, rows.all_records(), steps, config.seed, progress)
@@ -126,9 +144,12 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
         rows.expert.fill(rows, trainer.accelerator, progress)
     if config.verify_packing:
         verify_packing(trainer.model, processor, trainer.data_collator, rows, config, hardware)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is None:
+        distributed.seed_process(config.seed)  # parts began alike, dropout must not go on alike
+    with distributed.peers_watched("the last checkpoint is kept, the same command goes on there"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     folder = finish(config, trainer, artifact, processor)
-    if artifact.expert and artifact.expert.fusion and trainer.is_world_process_zero():
+    if artifact.expert and artifact.expert.fusion:
         from face_mllm.experts.joined.fuse import fuse_stage
 
         fuse_stage(config, trainer, processor, hardware.autocast, progress)
@@ -175,13 +196,14 @@ def assemble(
     if previous and config.init_from:
         load_weights(model, artifact, config.init_from)
     artifact.trained = sorted({*artifact.trained, *expert_trainings(model, config.expert)})
-    trainings = part_trainings(config)
-    if trainings["llm"] == "lora" and not artifact.lora:
-        matched = add_lora(model, config.llm.lora)
-        console.print(f"[dim]LoRA r={config.llm.lora.r} on {matched} linear layers of the LLM")
-        artifact.lora = True
-    if trainings["llm"] == "full" and artifact.lora:
-        raise UserError("llm.train: full after LoRA", "keep llm.train: lora in later stages")
+    trainings = config.part_trainings()
+    for part, settings in (("llm", config.llm.lora), ("vision", config.vision.lora)):
+        if trainings[part] == "lora":
+            ensure_lora(model, artifact, settings, part)
+        elif trainings[part] == "full" and part in artifact.adapters:
+            raise UserError(
+                f"{part}.train: full after LoRA", f"keep {part}.train: lora in later stages"
+            )
     full = [part for part in trainings if trainings[part] == "full"]
     artifact.trained = sorted({*artifact.trained, *full})
     return artifact, model, processor
@@ -210,12 +232,34 @@ def join_expert(
     return dataclasses.replace(artifact, trained=trained, expert=base)
 
 
+def ensure_lora(
+    model: FaceMLLMForConditionalGeneration, artifact: Artifact, settings: LoraSettings, part: str
+) -> None:
+    """Give a part its adapter, or go on with the one of the stage before; says which."""
+    if part in artifact.adapters:
+        inherited = model.peft_config[ADAPTER_NAME[part]]
+        check_same_lora(settings, inherited, part)
+        console.print(f"[dim]{adapter_words(inherited)} of the {part} part goes on")
+        return
+    matched = add_lora(model, settings, part)
+    artifact.adapters = sorted({*artifact.adapters, part})
+    words = adapter_words(model.peft_config[ADAPTER_NAME[part]])
+    console.print(f"[dim]{words} in the {part} part on {matched_words(matched)}")
+
+
+def adapter_words(config: LoraConfig) -> str:
+    """An adapter in a few words, e.g. ``rsLoRA r=16 alpha=32``."""
+    name = "DoRA" if config.use_dora else "LoRA"
+    return f"{'rs' if config.use_rslora else ''}{name} r={config.r} alpha={config.lora_alpha}"
+
+
 def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
     """Bases of the stage; says which settings are inherited and which overridden."""
     given = {
         "vision": absolute(config.vision.model),
         "llm": absolute(config.llm.model),
         "system": config.system,
+        "llm_quant": config.llm.quant,
     }
     if previous is None:
         return Bases(
@@ -225,6 +269,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
             vision_select=config.vision.select,
             projector_hidden=config.projector.hidden,
             system=config.system or "",
+            llm_quant=config.llm.quant or "none",
         )
     changes: dict[str, Any] = {}
     for key, value in given.items():
@@ -232,7 +277,7 @@ def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
         if value is not None and value != inherited:
             changes[key] = value
         source = "overridden" if key in changes else "inherited"
-        console.print(f"[dim]{key}: {value if key in changes else inherited} ({source})")
+        say(f"[dim]{key}: {value if key in changes else inherited} ({source})")
     return dataclasses.replace(previous.bases, **changes)
 
 
@@ -250,7 +295,13 @@ def print_table(stage: str, rows: list[PartRow]) -> None:
         table.add_column(column, justify="left" if column in ("part", "training") else "right")
     for row in rows:
         table.add_row(row.part, row.training, f"{row.trainable:,}", f"{row.total:,}")
-    console.print(table)
+    say(table)
+
+
+def say(what: Any) -> None:
+    """Print to the screen, once for all processes."""
+    if distributed.is_main():
+        console.print(what)
 
 
 def run_folder(config: StageConfig) -> Path:
@@ -289,58 +340,83 @@ def build_trainer(
         "save_steps": config.save_steps or 500,
         "save_total_limit": config.keep_checkpoints,
         "logging_steps": config.log_steps,
-        "report_to": list(config.report_to),
+        "report_to": [name for name in config.report_to if name != "tensorboard"],
         "dataloader_num_workers": config.workers,
-        "deepspeed": str(config.deepspeed) if config.deepspeed else None,
+        "ddp_find_unused_parameters": config.vision.train != "frozen",  # layers past the one read
+        "ddp_timeout": int(config.timeout),
     }
-    rates = {}
-    if config.projector.learning_rate is not None:
-        rates["projector"] = config.projector.learning_rate
-    rates |= expert_rates(config.expert)
     return TreeTrainer(
         model=model,
         args=training_arguments(settings, run),
         train_dataset=rows,
         data_collator=RowCollator.from_stage(config, model, processor),
-        callbacks=[MetricsLog(run / METRICS_FILE, progress)],
+        callbacks=[MetricsLog(run / METRICS_FILE, progress), *trackers(config)],
         artifact=artifact,
-        part_rates=rates,
+        part_rates=config.part_rates() | expert_rates(config.expert, config.learning_rate),
+        update=config.optimizer,
+        order=data_order(config),
+        bf16=hardware.autocast,
+        meter=RunMeter.from_stage(config, hardware, model, rows.tasks),
         rows_per_pass=config.rows_per_pass,
         curriculum=curriculum_of(config, rows),
     )
+
+
+def data_order(config: StageConfig) -> dict[str, Any]:
+    """What decides which faces and questions a step sees; it must not change within a run."""
+    keys = ("data", "seed", "tasks", "max_questions_per_face", "max_tokens", "curriculum")
+    given = json.loads(config.model_dump_json())
+    faces = config.faces_per_device * config.accumulation * distributed.world()
+    return {**{key: given[key] for key in keys}, "faces_per_step": faces}
 
 
 def finish(
     config: StageConfig, trainer: TreeTrainer, artifact: Artifact, processor: FaceProcessor
 ) -> Path:
     """Write the artifact and remove the run folder."""
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.is_world_process_zero():
-        run = run_folder(config)
-        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        manifest = read_manifest(config.data)
-        entry = {
-            "stage": config.stage,
-            "config": json.loads(config.model_dump_json()),
-            "data": str(config.data),
-            "data_fingerprint": manifest_fingerprint(manifest),
-            "protocols": protocols_of(manifest),
-            "held_out": manifest.get("holdout_attributes") or [],
-            "faces": manifest.get("faces", "none"),
-            "steps": trainer.state.global_step,
-            "first_loss": losses[0] if losses else float("nan"),
-            "last_loss": losses[-1] if losses else float("nan"),
-            "versions": package_versions(),
-        }
-        artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
-        files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
-        files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
-        files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_artifact(model, processor, artifact, config.out, state=state, extra_files=files)
-        shutil.rmtree(run)
-    trainer.accelerator.wait_for_everyone()
+    report = trainer.end_of_run()
+    weights = trainer.whole_weights()
+    distributed.on_main(
+        lambda: write_artifact(config, trainer, artifact, processor, weights, report)
+    )
     return config.out
+
+
+def write_artifact(
+    config: StageConfig,
+    trainer: TreeTrainer,
+    artifact: Artifact,
+    processor: FaceProcessor,
+    weights: dict[str, torch.Tensor],
+    report: dict[str, float],
+) -> None:
+    """Write the stage's artifact from the trained weights and the run's speed, on one process."""
+    run = run_folder(config)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    manifest = read_manifest(config.data)
+    entry = {
+        "stage": config.stage,
+        "config": json.loads(config.model_dump_json()),
+        "data": str(config.data),
+        "data_fingerprint": manifest_fingerprint(manifest),
+        "protocols": protocols_of(manifest),
+        "held_out": manifest.get("holdout_attributes") or [],
+        "faces": manifest.get("faces", "none"),
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else float("nan"),
+        "last_loss": losses[-1] if losses else float("nan"),
+        "versions": package_versions(),
+        "speed": report,
+        "sources": data_sources(manifest),
+        "licences": base_licences(artifact.bases),
+    }
+    artifact = dataclasses.replace(artifact, chain=[*artifact.chain, entry])
+    files = {METRICS_FILE: (run / METRICS_FILE).read_text()}
+    files[QUESTIONS_FILE] = json.dumps(asked_questions(config.data, manifest), indent=1)
+    files["stage_config.yaml"] = yaml.safe_dump(entry["config"], sort_keys=False)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_artifact(model, processor, artifact, config.out, state=weights, extra_files=files)
+    shutil.rmtree(run)
 
 
 def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> list[dict]:

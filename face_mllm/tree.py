@@ -101,6 +101,7 @@ class TreeRow:
         targets: token id to predict at each of them, length L.
         weights: loss weight of each of them, length L.
         groups: which question each of them belongs to, length L.
+        tasks: code of its task, length L, where known.
         separate: tokens the same branches would take as conversations of their own.
     """
 
@@ -109,6 +110,7 @@ class TreeRow:
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
     separate: int = 0
 
     def add_branch(
@@ -137,7 +139,9 @@ class TreeRow:
         self.separate += root + len(tokens)  # the prefix stands first, so root + 1 is its length
 
 
-def plan_rows(lengths: Sequence[int], max_tokens: int, square: float = 0.0) -> list[list[int]]:
+def plan_rows(
+    lengths: Sequence[int], max_tokens: int, square: float = 0.0, multiple: int = 1
+) -> list[list[int]]:
     """Which trees share a row: the packing that costs least.
 
     For every number of rows the trees are dealt longest first to the shortest row. R rows of W
@@ -149,6 +153,7 @@ def plan_rows(lengths: Sequence[int], max_tokens: int, square: float = 0.0) -> l
         max_tokens: longest row; a longer single tree still gets a row of its own.
         square: cost of one dense attention pair relative to one token, see
             :func:`face_mllm.model.attention.pair_cost`; 0 where masked blocks are skipped.
+        multiple: W is rounded up to it.
 
     Returns:
         Numbers of the trees in each row, in order.
@@ -163,9 +168,10 @@ def plan_rows(lengths: Sequence[int], max_tokens: int, square: float = 0.0) -> l
             load, row = heapq.heappop(loads)
             rows[row].append(number)
             heapq.heappush(loads, (load + lengths[number], row))
-        width = max(load for load, _ in loads)
+        fullest = max(load for load, _ in loads)
+        width = _rounded(fullest, multiple)
         cost = count * width * (1 + square * width)
-        if width <= limit and (best is None or cost < best[0]):
+        if fullest <= limit and (best is None or cost < best[0]):
             best = (cost, sorted(sorted(row) for row in rows))
     assert best is not None  # as many rows as trees always fit
     return best[1]
@@ -180,13 +186,13 @@ def collate_trees(
     """Lay trees out in R padded rows of W tokens with L labelled rows in all.
 
     Padding tokens see themselves only, so no softmax runs over an empty row; a batch without trees
-    is one row of padding.
+    is one row of padding. Padding labels weigh nothing.
 
     Args:
         trees: one per face.
         pad_id: token of the padding.
         plan: numbers of the trees in each row; None gives each its own.
-        multiple: W is rounded up to it.
+        multiple: W and L are rounded up to multiples of it, so that shapes come back.
 
     Returns:
         input_ids, position_ids and subtree_ends, int64 [R, W]; flat over the batch in the order of
@@ -194,7 +200,7 @@ def collate_trees(
     """
     plan = [[number] for number in range(len(trees))] if plan is None else plan
     lengths = [sum(len(trees[number].tree) for number in row) for row in plan]
-    width = -(-max(lengths, default=1) // multiple) * multiple
+    width = _rounded(max(lengths, default=1), multiple)
     shape = (max(len(plan), 1), width)
     ids = np.full(shape, pad_id, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
@@ -213,6 +219,8 @@ def collate_trees(
             labels["targets"] += trees[number].targets
             labels["weights"] += trees[number].weights
             start += len(tree)
+    for values in labels.values():
+        values += [0] * (_rounded(len(values), multiple) - len(values))
     return {
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions),
@@ -221,3 +229,7 @@ def collate_trees(
         "label_targets": torch.tensor(labels["targets"], dtype=torch.long),
         "label_weights": torch.tensor(labels["weights"], dtype=torch.float32),
     }
+
+
+def _rounded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -10,26 +10,54 @@ import torch
 from rich.console import Console
 
 from data_pipeline.records import read_manifest
+from face_mllm.cluster import check_launch
 from face_mllm.config import StageConfig
-from face_mllm.configio import load_yaml_model
+from face_mllm.configio import find_config, load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.hardware import Hardware, for_precision, usable_memory
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.options import check_options, check_trackers
+from face_mllm.plan import (
+    EFFICIENCY,
+    Planned,
+    Sheet,
+    device_bytes,
+    estimate_rows,
+    estimate_table,
+    fill_in_sheet,
+    part_config,
+    plan,
+    planned_start,
+)
+from face_mllm.references import is_cached, resolve
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
-from face_mllm.stages import PartRow, apply_freeze
 from face_mllm.train import assemble, check_paths, config_kind, print_table
 
 console = Console(stderr=True)
-OPTIMISER_BYTES = 16  # fp32 weight, gradient and AdamW's two moments of each trained parameter
+GPU = "A100-80GB"
+GIB = 2**30
 
 
-def validate(config: str | Path, overrides: Sequence[str] = ()) -> None:
+def validate(
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    launch: Path | None = None,
+    gpus: Sequence[int] = (1, 8, 64),
+    meta: bool = False,
+) -> None:
     """Check a stage config end to end and print an estimate of memory and time.
+
+    Models that lie here and fit in memory run one batch; others are checked without weights, on
+    the meta device, and nothing large is ever downloaded.
 
     Args:
         config: YAML path or shipped name.
         overrides: ``key=value`` pairs.
+        launch: accelerate YAML the stage is to be launched with.
+        gpus: numbers of GPUs to estimate for.
+        meta: look at the config only: data, earlier artifacts and weights need not be here.
 
     Raises:
         UserError: at the first thing that would stop the run.
@@ -59,18 +87,29 @@ def validate(config: str | Path, overrides: Sequence[str] = ()) -> None:
         return
     stage = load_yaml_model(config, StageConfig, overrides)
     passed("keys and types")
-    check_paths(stage)
-    passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
+    siblings = find_config(config).parent
+    if not meta:
+        check_paths(stage)
+        passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
+    start = planned_start(stage, siblings)
+    for words in check_launch(stage, launch, start.bases.llm_quant):
+        passed(words)
+    if meta or not loads_here(start):
+        sheet = on_paper(stage, siblings, meta)
+        print_estimate(stage, sheet, gpus)
+        return
     hardware = for_precision(stage.precision)
+    check_options(stage, hardware.device)
     _, model, processor = assemble(stage, hardware)
     passed(f"models load; a picture is {processor.image_tokens} image tokens")
     check_round_trip(processor)
     passed("tokenizer round trip, chat template, end of turn")
-    table = apply_freeze(model, stage)
-    print_table(stage.stage, table)
+    sheet = fill_in_sheet(model, stage, start.bases.llm_quant, hardware.dtype)
+    print_table(stage.stage, sheet.table)
     seconds = one_batch(stage, hardware, model, processor)
     passed("one batch forward and backward")
-    print_estimate(stage, table, seconds)
+    print_estimate(stage, sheet, gpus)
+    print_here(stage, sheet, seconds)
 
 
 def passed(what: str) -> None:
@@ -81,6 +120,57 @@ def passed(what: str) -> None:
 def skipped(what: str) -> None:
     """Print one check that could not be made here."""
     console.print(f"[yellow]–[/] {what}")  # noqa: RUF001
+
+
+def loads_here(start: Planned) -> bool:
+    """Whether both models lie on this machine and fit in its memory."""
+    from huggingface_hub import try_to_load_from_cache
+
+    needed = 0
+    for reference, kind in ((start.bases.vision, "vision"), (start.bases.llm, "llm")):
+        if Path(reference).expanduser().is_dir() or is_cached(reference):
+            folder = resolve(reference)
+        else:
+            found = try_to_load_from_cache(reference.partition("@")[0], "config.json")
+            if reference.startswith("embedded:") or not isinstance(found, str):
+                console.print(f"[dim]{reference} is not here: checked without its weights")
+                return False
+            folder = Path(found).parent
+        part_config(str(folder), kind)
+        needed += sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if needed > usable_memory():
+        console.print(f"[dim]{needed / GIB:.0f} GiB of weights: checked without them")
+    return needed <= usable_memory()
+
+
+def on_paper(stage: StageConfig, siblings: Path, meta: bool) -> Sheet:
+    """Everything that can be said of a stage from its models' sizes."""
+    check_trackers(stage.report_to)
+    # what a GPU that this size needs would run; the shipped full-size configs leave it to `auto`
+    small = stage.precision == "fp32"
+    sheet, start = plan(stage, siblings, "float32" if small else "bfloat16", "sdpa")
+    for part in ("vision", "llm"):
+        reference = getattr(start.bases, part)
+        passed(f"{part}: {reference}, {part_config(reference, part)[1]}")
+    tokens = sheet.model.config.image_tokens
+    most = getattr(sheet.model.config.text_config, "max_position_embeddings", None)
+    if tokens + 64 > stage.max_tokens:
+        raise UserError(
+            f"max_tokens {stage.max_tokens} leaves no room behind {tokens} image tokens",
+            f"set max_tokens to at least {tokens + 128}",
+        )
+    if most and stage.max_tokens > most:
+        console.print(f"[yellow]note[/] the LLM was trained on {most} positions at most")
+    passed(f"a picture is {tokens} image tokens, a row about {sheet.load.tokens} tokens")
+    if start.adapters:
+        held = ", ".join(sorted(start.adapters))
+        passed(f"adapters of an earlier stage on: {held} ({start.source})")
+    for part, words in start.fresh.items():
+        passed(f"LoRA in the {part} part on {words}")
+    print_table(stage.stage, sheet.table)
+    if meta:
+        console.print("[yellow]not checked[/] data, earlier artifacts, weights, tokenizer, a batch")
+    return sheet
 
 
 def split_counts(stage: StageConfig) -> dict[str, int]:
@@ -130,17 +220,25 @@ def one_batch(
     return time.monotonic() - started
 
 
-def print_estimate(stage: StageConfig, table: list[PartRow], seconds: float) -> None:
-    """Print memory and time of the whole stage."""
-    trained = sum(row.trainable for row in table)
-    frozen = sum(row.total - row.trainable for row in table)
-    weights = (trained * OPTIMISER_BYTES + frozen * 2) / 2**30
+def print_estimate(stage: StageConfig, sheet: Sheet, gpus: Sequence[int]) -> None:
+    """Print memory and time on GPUs."""
+    rows = estimate_rows(sheet, gpus, gpu=GPU)
+    title = f"{stage.stage}: a million questions, {sheet.questions} a face"
+    console.print(estimate_table(rows, title))
+    console.print(
+        f"[dim]GiB a GPU: weights, states and activations by formula, without the allocator's "
+        f"reserve; hours on {GPU} at {EFFICIENCY:.0%} of the peak, without communication"
+    )
+
+
+def print_here(stage: StageConfig, sheet: Sheet, seconds: float) -> None:
+    """Print memory and time of the whole stage on this machine."""
+    needed = device_bytes(sheet, "ddp", 1) / GIB
     steps = stage_steps(stage)
     hours = steps * stage.accumulation * seconds / 3600
     console.print(
-        f"weights and optimiser {weights:.2f} GiB (free here {usable_memory() / 2**30:.1f}), "
-        f"plus activations; {steps:,} steps of {seconds * stage.accumulation:.1f} s "
-        f"on this machine: about {hours:.2f} h"
+        f"here: {needed:.2f} GiB (free {usable_memory() / GIB:.1f}); {steps:,} steps of "
+        f"{seconds * stage.accumulation:.1f} s: about {hours:.2f} h"
     )
 
 

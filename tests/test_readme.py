@@ -26,7 +26,11 @@ def shell_commands() -> list[list[str]]:
 
 
 def stage_trainings() -> list[list[str]]:
-    return [words[1:] for words in shell_commands() if words[0] in ("train", "validate")]
+    return [
+        [word for word in words[1:] if not word.startswith("--")]
+        for words in shell_commands()
+        if words[0] in ("train", "validate")
+    ]
 
 
 def test_the_readme_shows_commands():

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from domains import photographs, synthetic
+from domains import classes_of, photographs, synthetic
 from systems import Bench, systems
 from table import from_eval, json_lines, markdown, rows_of, write_answers
 
@@ -65,6 +65,7 @@ def main() -> None:
     data.add_argument("--test", type=int, default=700)
     real = verbs.add_parser("photographs")
     real.add_argument("table", type=Path)
+    real.add_argument("--most", type=int, default=600, help="faces of a class in the source")
     real.add_argument("--out", type=Path, required=True)
     fitted = verbs.add_parser("run")
     fitted.add_argument("--clip", default="embedded:face-clip")
@@ -86,16 +87,18 @@ def main() -> None:
     if arguments.verb == "data":
         synthetic(arguments.out, arguments.size, arguments.train, arguments.test)
     elif arguments.verb == "photographs":
-        photographs(arguments.table, arguments.out)
+        photographs(arguments.table, arguments.out, arguments.most)
     elif arguments.verb == "run":
         run(arguments)
     elif arguments.verb == "add":
-        answers = from_eval(arguments.predictions)
+        answers = from_eval(arguments.predictions, classes_of(arguments.root))
         write_answers(arguments.root, arguments.system, arguments.seed, arguments.test, answers)
     else:
         rows = rows_of(arguments.root)
-        made = json_lines(rows, arguments.rival) if arguments.json else None
-        print("\n".join(made) if made is not None else markdown(rows, arguments.rival))
+        if arguments.json:
+            print("\n".join(json_lines(rows, arguments.rival)))
+        else:
+            print(markdown(rows, classes_of(arguments.root), arguments.rival))
 
 
 if __name__ == "__main__":

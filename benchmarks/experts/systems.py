@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from domains import CLASSES
+from domains import classes_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -60,14 +60,18 @@ class Bench:
         return FrozenClip(self.clip_name, device=best_device())
 
     @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return classes_of(self.root)
+
+    @cached_property
     def sets(self) -> dict[str, ExpressionFaces]:
         """Train and val of the source, then every test set by its folder's name."""
         found = {
-            split: load_expressions(self.root / "source", split, CLASSES, {})
+            split: load_expressions(self.root / "source", split, self.classes, {})
             for split in ("train", "val")
         }
         folders = sorted(p.parent for p in self.root.glob("*/manifest.json"))
-        return found | {p.name: load_expressions(p, "test", CLASSES, {}) for p in folders}
+        return found | {p.name: load_expressions(p, "test", self.classes, {}) for p in folders}
 
     @cached_property
     def tests(self) -> list[str]:
@@ -96,7 +100,7 @@ def systems(bench: Bench) -> dict[str, tuple[Callable[..., Answers], bool]]:
 
 
 def majority(bench: Bench, seed: int) -> Answers:
-    counts = bench.sets["train"].targets.bincount(minlength=len(CLASSES)).double()
+    counts = bench.sets["train"].targets.bincount(minlength=len(bench.classes)).double()
     logs = (counts + 1).log().log_softmax(0)
     return {name: logs.expand(len(bench.sets[name]), -1) for name in ["val", *bench.tests]}
 
@@ -113,7 +117,7 @@ def linear_probe(bench: Bench, seed: int) -> Answers:
     best = max(fitted, key=lambda pair: pair[0])[1]
     found = {}
     for name in ["val", *bench.tests]:
-        logs = np.full((len(bench.sets[name]), len(CLASSES)), -50.0)
+        logs = np.full((len(bench.sets[name]), len(bench.classes)), -50.0)
         logs[:, best.classes_] = best.predict_log_proba(bench.features(name).numpy())
         found[name] = torch.from_numpy(logs)
     return found
@@ -128,7 +132,7 @@ def mlp_head(bench: Bench, seed: int, epochs: int = 60) -> Answers:
     width = given.shape[1]
     head = nn.Sequential(
         nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(0.1),
-        nn.Linear(width, len(CLASSES)),
+        nn.Linear(width, len(bench.classes)),
     )  # fmt: skip
     optimizer = torch.optim.Adam(head.parameters(), 1e-3, weight_decay=1e-4)
     best = (-1.0, head.state_dict())
@@ -156,7 +160,7 @@ def mean_recall(guess: np.ndarray, truth: np.ndarray) -> float:
 def _zero_shot(kind: int, make: Callable[[Bench, int], ExpClipHead] | None) -> Any:
     def answers(bench: Bench, seed: int) -> Answers:
         head = make(bench, seed) if make else nn.Identity()
-        texts = prompt_features(bench.clip, CLASSES, kind)
+        texts = prompt_features(bench.clip, bench.classes, kind)
         scale = bench.clip.logit_scale
         return {
             name: zero_shot(head, bench.features(name), texts, scale).log_softmax(-1)
@@ -248,7 +252,7 @@ def mask_fer_config(bench: Bench, seed: int, out: Path, changes: list[str]) -> M
     """The embedded recipe on this CLIP: frozen features cached, the mask from its own tower."""
     settings = [
         f"data={bench.root / 'source'}", f"out={out}", f"seed={seed}", "save_steps=0",
-        f"classes=[{', '.join(CLASSES)}]", f"clip.model={bench.clip_name}",
+        f"classes=[{', '.join(bench.classes)}]", f"clip.model={bench.clip_name}",
     ]  # fmt: skip
     if "mask_weights" in bench.settings:
         settings.append(f"mask.weights={bench.settings['mask_weights']}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from domains import CLASSES
+from domains import classes_of
 
 from eval import metrics
 from face_mllm.errors import UserError
@@ -50,7 +50,7 @@ def write_answers(root: Path, system: str, seed: int, test: str, table: pd.DataF
     return path
 
 
-def from_eval(path: Path) -> pd.DataFrame:
+def from_eval(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     """Answers of ``face-mllm eval`` (its predictions.parquet) in the shape of this table."""
     rows = pd.read_parquet(path)
     rows = rows[(rows["task"] == "expression") & (rows["kind"] == "classes")]
@@ -58,11 +58,11 @@ def from_eval(path: Path) -> pd.DataFrame:
     if len(scorers) > 1:
         rows = rows[rows["scorer"] == scorers[0]]
     logs = [
-        np.array([dict(zip(choices, values, strict=True)).get(name, -np.inf) for name in CLASSES])
+        np.array([dict(zip(choices, values, strict=True)).get(name, -np.inf) for name in classes])
         for choices, values in zip(rows["choices"], rows["log_likelihoods"], strict=True)
     ]
     truth = [
-        CLASSES.index(choices[int(place)])
+        classes.index(choices[int(place)])
         for choices, place in zip(rows["choices"], rows["truth"], strict=True)
     ]
     return pd.DataFrame(
@@ -86,12 +86,13 @@ def rows_of(root: Path) -> list[Row]:
         for table in tables:
             if not first.setdefault(test, table["id"]).equals(table["id"]):
                 raise UserError(f"{system} answered other faces of {test}", "run it again")
-    rows = [_row(system, test, tables) for (test, system), tables in found.items()]
+    count = len(classes_of(root))
+    rows = [_row(system, test, tables, count) for (test, system), tables in found.items()]
     return sorted(rows, key=lambda row: (row.test, -row.uar))
 
 
-def _row(system: str, test: str, tables: list[pd.DataFrame]) -> Row:
-    counts = [_counts(table) for table in tables]
+def _row(system: str, test: str, tables: list[pd.DataFrame], classes: int) -> Row:
+    counts = [_counts(table, classes) for table in tables]
     sums = [each.sum(0) for each in counts]
     draws = [metrics.resample(each, RESAMPLING) for each in counts]
     return Row(
@@ -105,14 +106,14 @@ def _row(system: str, test: str, tables: list[pd.DataFrame]) -> Row:
     )  # fmt: skip
 
 
-def _counts(table: pd.DataFrame) -> np.ndarray:
+def _counts(table: pd.DataFrame, classes: int) -> np.ndarray:
     guess = np.stack(table["log_likelihoods"].to_numpy()).argmax(-1).astype(np.float64)
     people, subject = np.unique(table["subject"].astype(str), return_inverse=True)
     truth = table["truth"].to_numpy(np.float64)
-    return metrics.confusion_by_subject(truth, guess, len(CLASSES), subject, len(people))
+    return metrics.confusion_by_subject(truth, guess, classes, subject, len(people))
 
 
-def markdown(rows: list[Row], rival: str) -> str:
+def markdown(rows: list[Row], classes: tuple[str, ...], rival: str) -> str:
     """A table for each set; ``rival`` is what the gain in UAR is measured against."""
     parts = []
     for test in sorted({row.test for row in rows}):
@@ -121,7 +122,7 @@ def markdown(rows: list[Row], rival: str) -> str:
         counts = f"n = {here[0].n}"
         parts.append(
             f"### {test} ({counts})\n\n| system | seeds | UAR | WAR | gain in UAR over {rival} | "
-            f"{' | '.join(CLASSES)} |\n|---|---:|---|---|---|{'---:|' * len(CLASSES)}\n"
+            f"{' | '.join(classes)} |\n|---|---:|---|---|---|{'---:|' * len(classes)}\n"
             + "".join(_line(row, against) for row in here)
         )
     return "\n".join(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import yaml
@@ -42,7 +42,7 @@ class Attribute:
     present: str = ""
     absent: str = ""
 
-    @property
+    @cached_property
     def bare(self) -> str:
         """The phrase without its article."""
         return re.sub(r"^(an?|the) ", "", self.phrase)

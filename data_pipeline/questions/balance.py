@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from data_pipeline.questions.forms import FORMS, digest
 from data_pipeline.questions.question_set import QuestionSet
@@ -55,8 +54,16 @@ def count_answers(counts: AnswerCounts, qas: Iterable[QA], tasks: frozenset[str]
     """Add the weights of the balanced tasks' answers to ``counts``, by (task, name)."""
     for qa in qas:
         if qa.task in tasks:
-            answers = counts.setdefault((qa.task, qa.name), Counter())
-            answers[qa.answer] += round(qa.weight * WEIGHT_UNIT)
+            key = qa.task, qa.name
+            if key not in counts:
+                counts[key] = Counter()
+            counts[key][qa.answer] += round(qa.weight * WEIGHT_UNIT)
+
+
+def merge_answers(counts: AnswerCounts, later: AnswerCounts) -> None:
+    """Add the counts of other records to ``counts``."""
+    for key, answers in later.items():
+        counts.setdefault(key, Counter()).update(answers)
 
 
 def weights_of(counts: AnswerCounts) -> AnswerWeights:
@@ -64,21 +71,16 @@ def weights_of(counts: AnswerCounts) -> AnswerWeights:
     return {key: balance_weights(answers) for key, answers in sorted(counts.items())}
 
 
-def weigh(qas: Sequence[QA], weights: AnswerWeights, factor: float = 1.0) -> tuple[QA, ...]:
-    """Multiply each question's weight by its balance weight and by ``factor``."""
-    return tuple(
-        replace(
-            qa, weight=qa.weight * factor * weights.get((qa.task, qa.name), {}).get(qa.answer, 1)
-        )
-        for qa in qas
-    )
+def question_of(qa: QA) -> tuple[str, str, str]:
+    """Return what tells the questions of a face apart; answers of a soft label share it."""
+    return qa.task, qa.name, qa.question
 
 
 def by_question(qas: Iterable[QA]) -> dict[tuple[str, str, str], list[QA]]:
     """Group answers by (task, name, question): a soft label answers its question several times."""
     asked: dict[tuple[str, str, str], list[QA]] = {}
     for qa in qas:
-        asked.setdefault((qa.task, qa.name, qa.question), []).append(qa)
+        asked.setdefault(question_of(qa), []).append(qa)
     return asked
 
 
@@ -111,7 +113,7 @@ def select(
         uniform = (digest("select", key, *drawn) + 1) / 2.0**64
         ranks[question] = math.log(min(uniform, 1.0)) / chance
     kept = set(sorted(ranks, key=ranks.__getitem__, reverse=True)[:limit])
-    return tuple(qa for qa in qas if (qa.task, qa.name, qa.question) in kept)
+    return tuple(qa for qa in qas if question_of(qa) in kept)
 
 
 def _chance(answers: Sequence[QA], weights: AnswerWeights) -> float:

@@ -6,7 +6,7 @@ record never changes the words of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_pipeline.questions.question_set import QuestionSet, Wording, load_set
 from data_pipeline.questions.unknown import unknown_items
 from data_pipeline.records import QA
 
+PLAIN = "{answer}"
 ZERO_SHOT = "zero_shot_attribute"
 ZERO_SHOT_YES_NO = "zero_shot_attribute_yes_no"
 
@@ -133,28 +134,31 @@ def _thinned(
     return [item for item in items if not (item.answer == NO and item.name in gone)]
 
 
-def _clean(wording: Wording, item: Item, held_out: tuple[str, ...]) -> list[str]:
-    """Return the filled-in wordings that mention no held-out attribute, canonical one first."""
-    texts = [text.format_map(item.fields) for text in wording.wordings]
+def _clean(wording: Wording, item: Item, held_out: tuple[str, ...]) -> Sequence[str]:
+    """Return the wordings that, filled in, mention no held-out attribute, canonical one first."""
     if not held_out:
-        return texts
-    return [text for text in texts if mentions(text, held_out) is None]
+        return wording.wordings
+    filled = ((text, text.format_map(item.fields)) for text in wording.wordings)
+    return [text for text, said in filled if mentions(said, held_out) is None]
 
 
 def _qa(
     form: str, wording: Wording, item: Item, chosen: QuestionSet, context: Context
 ) -> QA | None:
     texts = _clean(wording, item, context.held_out)
-    spoken = (item.answer, *item.choices) if context.held_out else ()
-    if not texts or any(mentions(text, context.held_out) for text in spoken):
+    if not texts or (context.held_out and _gives_away(item, context.held_out)):
         return None
     draw = digest(context.key, form, item.name)
-    question = texts[_pick(draw, len(texts), chosen.canonical_share)]
-    answers = wording.answers
-    answer = answers[(draw >> 40) % len(answers)].format(answer=item.answer)
+    question = texts[_pick(draw, len(texts), chosen.canonical_share)].format_map(item.fields)
+    put = wording.answers[(draw >> 40) % len(wording.answers)]
+    answer = item.answer if put == PLAIN else put.format(answer=item.answer)
     choices = item.choices if answer in item.choices else ()
-    task = FORMS[form].task
-    return QA(task, item.name, question, answer, choices, wording.weight * item.weight)
+    weight = wording.weight * item.weight
+    return QA(FORMS[form].task, item.name, question, answer, choices, weight)
+
+
+def _gives_away(item: Item, held_out: tuple[str, ...]) -> bool:
+    return any(mentions(text, held_out) for text in (item.answer, *item.choices))
 
 
 def _pick(draw: int, count: int, canonical_share: float) -> int:
@@ -169,11 +173,12 @@ def _closed(
     form: str, wording: Wording, item: Item, held_out: tuple[str, ...]
 ) -> ClosedQuestion | None:
     texts = _clean(wording, item, held_out)
-    if not texts or wording.answers != ("{answer}",):
+    if not texts or wording.answers != (PLAIN,):
         return None
     truth: int | float
     truth = item.choices.index(item.answer) if item.truth is None else item.truth
-    return ClosedQuestion(FORMS[form].task, item.name, texts[0], item.choices, truth, item.values)
+    question = texts[0].format_map(item.fields)
+    return ClosedQuestion(FORMS[form].task, item.name, question, item.choices, truth, item.values)
 
 
 def _zero_shot(

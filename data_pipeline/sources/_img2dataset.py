@@ -149,7 +149,7 @@ def _folder(path: Path) -> Iterator[Sample]:
 def _parquet(path: Path) -> Iterator[Sample]:
     column = _column(_schema(path))
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH):
                 for place, row in enumerate(batch.to_pylist()):
                     facts = {name.lower(): value for name, value in row.items() if name != column}

@@ -118,6 +118,12 @@ class Source:
     as_built: Callable[[Path, Any], Mapping[str, Protocol]] | None = None
     overlaps: tuple[str, ...] = ()
 
+    def __reduce__(self) -> tuple[Callable[[str], Source], tuple[str]]:
+        """Travel to worker processes by name: readers may be closures."""
+        from data_pipeline.sources import get_source
+
+        return get_source, (self.name,)
+
     def protocol(self, asked: str | None, options: SourceOptions) -> Protocol:
         """Return the protocol to read by and to record.
 

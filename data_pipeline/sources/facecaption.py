@@ -143,7 +143,7 @@ def _embedded(base: Path) -> Iterator[Sample]:
         if not column:
             raise UserError(f"{path}: holds links only, no pictures", HOW)
         number = 0
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH):
                 for row in batch.to_pylist():
                     number += 1

@@ -228,7 +228,7 @@ def _iter_csv(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
 
 def _iter_parquet(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
     try:
-        with pq.ParquetFile(root) as file:
+        with pq.ParquetFile(root, pre_buffer=False) as file:
             _check_columns(root, columns, file.schema_arrow.names)
             for batch in file.iter_batches(BATCH, columns=columns.needed()):
                 yield from batch.to_pylist()

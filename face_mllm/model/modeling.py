@@ -83,10 +83,17 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Leave the parts to their own initialisation: the default one of torch or of the LLM."""
 
     def train(self, mode: bool = True) -> FaceMLLMForConditionalGeneration:
-        """Set training mode; a frozen tower stays in eval, or BatchNorm would drift."""
+        """Set training mode; a frozen tower stays in eval, and so does its frozen BatchNorm.
+
+        Running statistics that drift below an adapter would be in no artifact.
+        """
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
             self.vision_tower.eval()
+        for module in self.vision_tower.modules():
+            frozen = not any(parameter.requires_grad for parameter in module.parameters())
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and frozen:
+                module.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Embedding:

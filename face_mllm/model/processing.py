@@ -74,7 +74,8 @@ class FaceProcessor:
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Pixel tensor [B, 3, H, W] of upright RGB pictures."""
-        return self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        return pixels.clone()  # numpy's memory lies anywhere, and a product's last bit hangs on it
 
     def expert_view(
         self, images: Sequence[Image.Image]

@@ -26,7 +26,7 @@ from data_pipeline.faces.align import (
     turn_of,
 )
 from data_pipeline.faces.pose import turned_pose
-from data_pipeline.records import FaceRecord
+from data_pipeline.records import FaceRecord, iter_records, write_dataset
 from data_pipeline.sources import Dropped
 from data_pipeline.synth.pose import pose_matrix
 from face_mllm.errors import UserError
@@ -185,7 +185,16 @@ def test_one_face_keeps_its_id_and_labels_and_says_how_it_was_cut():
     assert found.crop["face"] == [50, 60, 150, 160]
     assert found.crop["landmarks"][0] == [83, 98]
     assert (found.crop["found_by"], found.crop["faces_in_photograph"]) == ("known 1", 1)
-    assert FaceRecord.from_row(found.to_row()) == found
+
+
+def test_how_it_was_cut_survives_on_disk(tmp_path):
+    (found,) = crop_record(record(), FacePolicy(), Known(face_at(50, 60, 100)))
+    with write_dataset(tmp_path / "d") as writer:
+        writer.add(found)
+        writer.add(record(id="s_2"))
+    cut_out, as_it_was = iter_records(tmp_path / "d")
+    assert (cut_out.crop, as_it_was.crop) == (found.crop, {})
+    assert cut_out.box == pytest.approx(found.box)
 
 
 def test_no_face_is_dropped_with_the_reason():

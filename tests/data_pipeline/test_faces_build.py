@@ -1,12 +1,17 @@
 """Faces cut from photographs in a build: counted, remembered, the same each time."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from drawn_faces import face_at, photograph, record
+from PIL import Image
 
 from data_pipeline.build import build
+from data_pipeline.engine import outcome as outcome_module
 from data_pipeline.faces import NO_FACES, FacePolicy
 from data_pipeline.faces import crop as crop_module
+from data_pipeline.faces import detector as detector_module
 from data_pipeline.recipe import load_recipe
 from data_pipeline.records import iter_records, write_dataset
 from face_mllm.errors import UserError
@@ -77,6 +82,47 @@ def test_a_dataset_of_crops_keeps_its_policy_when_built_anew(folder):
     build(recipe(folder, faces={"align": "eyes", "margin": 0.3}), folder / "crops")
     again = build(recipe(folder, [{"source": "records", "root": "crops"}]), folder / "out")
     assert again["faces"]["policy"] == "eyes-224-m0.3"
+
+
+def test_the_first_faces_are_as_many_as_asked_for_with_several_in_a_photograph(folder):
+    sources = [{"source": "records", "root": "photos", "take": "first:2"}]
+    manifest = build(recipe(folder, sources, faces={"several": "all"}), folder / "out")
+    assert manifest["sources"][0]["kept"] == {"train": 2}
+    assert [found.id for found in iter_records(folder / "out")] == ["s_1_f0", "s_2_f0"]
+
+
+def test_crops_keep_the_size_of_their_policy_where_pictures_are_saved_anew(folder):
+    with write_dataset(folder / "more") as writer:
+        writer.add(record(id="t_1", subject="q"))
+    sources = [
+        {"source": "records", "root": "photos"},
+        {"source": "records", "root": "more", "faces": "none"},
+    ]
+    images = {"reencode": {"side": 50}}
+    build(recipe(folder, sources, faces={"size": 96}, images=images), folder / "out")
+    sides = {(found.id[0], found.open_image().size) for found in iter_records(folder / "out")}
+    assert sides == {("s", (96, 96)), ("t", (50, 50))}
+
+
+@pytest.mark.skipif(bool(detector_module.missing_packages()), reason="pip install face-mllm[faces]")
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_workers_find_the_same_faces(tmp_path, monkeypatch, engine):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="ray is not installed: pip install 'face-mllm[ray]'")
+    monkeypatch.setattr(outcome_module, "ROWS_PER_CHUNK", 3)
+    sheet = Image.open(Path(__file__).resolve().parents[2] / "docs" / "synthetic_faces.jpg")
+    with write_dataset(tmp_path / "photos") as writer:
+        for number in range(8):
+            image = sheet.crop((number * 144, 0, number * 144 + 144 * (1 + number % 2), 144))
+            writer.add(record(image, id=f"s_{number}", subject=f"p{number}"))
+    path = recipe(tmp_path, faces={"align": "eyes", "several": "all", "size": 64})
+    alone = build(path, tmp_path / "alone")
+    assert alone == build(path, tmp_path / "two", workers=2, engine=engine)
+    shards = [(tmp_path / name / "train-00000.parquet").read_bytes() for name in ("alone", "two")]
+    assert shards[0] == shards[1]
+    (detector,) = alone["sources"][0]["faces"]["found_by"]
+    assert detector.startswith("centerface")
+    assert alone["splits"]["train"]["faces"] >= 8
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from data_pipeline.labels import (
     find_leaks,
 )
 from data_pipeline.questions import QuestionSet, closed_questions, render_questions
-from data_pipeline.questions.balance import balance_weights, select, weigh, weights_of
+from data_pipeline.questions.balance import balance_weights, select, weights_of
 from data_pipeline.questions.forms import FORMS, POSE_WORDS, Grid, pose_words
 from data_pipeline.questions.question_set import shipped_templates
-from data_pipeline.records import QA
+from data_pipeline.records import QA, qa_column, qa_rows
 from data_pipeline.synth.actions import UNITS
 from data_pipeline.synth.labels import labels_of
 from data_pipeline.synth.sample import sample_face
+from data_pipeline.weighing import weigh
 from face_mllm.errors import UserError
 
 LABELS = {
@@ -326,7 +327,8 @@ def test_absent_answers_do_not_count():
 def test_weigh_multiplies_form_balance_and_source():
     qas = [QA("gender", "all", "?", "male", weight=2.0), QA("age", "all", "?", "30")]
     weights = weights_of({("gender", "all"): Counter(male=1, female=3)})
-    assert [qa.weight for qa in weigh(qas, weights, 0.5)] == [2.0, 0.5]
+    (weighed,) = qa_rows(weigh(qa_column([qas]), weights, 0.5))
+    assert [qa.weight for qa in weighed] == [2.0, 0.5]
 
 
 def test_select_keeps_order_cap_and_every_task_alike():

@@ -15,7 +15,7 @@ from face_mllm import artifact, cli
 from face_mllm.cli import main
 from face_mllm.errors import UserError
 
-VERBS = ["demo", "doctor", "validate", "train", "eval", "describe", "chat", "data"]
+VERBS = ["demo", "doctor", "validate", "train", "export", "eval", "describe", "chat", "data"]
 DATA_VERBS = ["synth", "build", "check", "show", "sources"]
 
 

@@ -10,17 +10,19 @@ import torch
 import yaml
 from exp_clip_doubles import WIDTH, write_bert, write_clip, write_faces
 
-from data_pipeline.records import load_split
+from data_pipeline.records import FaceRecord, load_split
 from face_mllm.cli import main
 from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
-from face_mllm.experts.exp_clip.artifact import load_expert
+from face_mllm.experts.exp_clip.artifact import load_exp_clip
 from face_mllm.experts.exp_clip.config import INSTRUCTION, ExpClipConfig
 from face_mllm.experts.exp_clip.evaluate import Asked, evaluate, load_fold
 from face_mllm.experts.exp_clip.faces import UnlabelledFaces, teacher_features
 from face_mllm.experts.exp_clip.head import WEIGHT
 from face_mllm.experts.exp_clip.prompts import CLASSES
 from face_mllm.experts.exp_clip.train import train_exp_clip
+from face_mllm.experts.exp_clip.zero_shot import prompt_features, zero_shot
+from face_mllm.experts.loading import load_expert
 from face_mllm.experts.pixels import EXP_CLIP_PAPER, exp_clip_rule
 from face_mllm.features import FrozenClip
 
@@ -141,7 +143,7 @@ def test_the_folder_is_safetensors_and_json_and_loads(place, expert):
     }
     info = json.loads((expert / "expert.json").read_text())
     assert (info["clip_width"], info["teacher_width"], info["data"]["faces"]) == (WIDTH, 32, 24)
-    loaded = load_expert(expert)
+    loaded = load_exp_clip(expert)
     assert loaded.clip.fingerprint == info["clip_fingerprint"]
     curve = [json.loads(line) for line in (expert / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in curve] == [1, 4]
@@ -155,6 +157,23 @@ def test_the_same_run_again_gives_the_same_weights(place, expert):
     ).read_bytes()
     with pytest.raises(UserError, match="already holds files"):
         train_exp_clip(settings(place, "again"), lambda *_: None)
+
+
+def test_either_expert_loads_behind_one_interface(place, expert, tmp_path):
+    loaded = load_expert(expert)
+    faces = [FaceRecord.from_row(row) for row in load_split(place / "data", "test")]
+    images = [face.open_image() for face in faces[:4]]
+    vectors, logs = loaded.vectors(images), loaded.log_probabilities(images)
+    assert vectors.shape == (4, loaded.width)
+    assert torch.allclose(logs.exp().sum(-1), torch.ones(4), atol=1e-5)
+    clip = FrozenClip(str(place / "clip"))
+    texts = prompt_features(clip, loaded.classes, 5)
+    features = clip.features(faces[:4], root=tmp_path)
+    expected = zero_shot(loaded.head, features, texts, clip.logit_scale).log_softmax(-1)
+    torch.testing.assert_close(logs, expected)
+    torch.testing.assert_close(vectors, features @ loaded.head.mlp.weight.T)
+    with pytest.raises(UserError, match="no expert"):
+        load_expert(tmp_path)
 
 
 def test_paper_preprocessing_leaves_out_mean_and_std(place):
@@ -212,7 +231,12 @@ def test_clips_are_one_row_each(expert, tmp_path):
 def test_clips_built_with_16_frames_keep_them_all_under_the_paper_s_pixels(expert, tmp_path):
     data = write_faces(tmp_path / "clips", train=1, test=4, frames=16)
     fold = load_fold(
-        load_expert(expert, paper_preprocess=True), data, "p", CLASSES[:7], Asked(clips=True), quiet
+        load_exp_clip(expert, paper_preprocess=True),
+        data,
+        "p",
+        CLASSES[:7],
+        Asked(clips=True),
+        quiet,
     )
     assert fold.features.shape[:2] == (4, 16)
     first = Asked(clips=True, short_clips="first")
@@ -224,12 +248,12 @@ def test_a_released_checkpoint_needs_its_clip_and_fits_it(place, tmp_path):
     path = tmp_path / "ExpCLIP_B32.pth"
     torch.save({WEIGHT: torch.randn(40, WIDTH)}, path)
     with pytest.raises(UserError, match="--clip"):
-        load_expert(path)
-    loaded = load_expert(path, str(place / "clip"))
+        load_exp_clip(path)
+    loaded = load_exp_clip(path, str(place / "clip"))
     assert loaded.clip.rule == EXP_CLIP_PAPER  # as it was trained
     torch.save({WEIGHT: torch.randn(40, WIDTH + 1)}, path)
     with pytest.raises(UserError, match="takes features of"):
-        load_expert(path, str(place / "clip"))
+        load_exp_clip(path, str(place / "clip"))
 
 
 # --- command line and shipped configs

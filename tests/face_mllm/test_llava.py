@@ -118,7 +118,7 @@ def test_an_expert_token_cannot_travel_and_a_verdict_is_told_of(trained, tmp_pat
         (copy / "stage.json").write_text(json.dumps(info))
     out = tmp_path / "llava"
     assert main(["export", "--model", str(tmp_path / "copyTrue"), "--out", str(out)]) == 2
-    assert "choose llava" in capsys.readouterr().err
+    assert "--format llava" in capsys.readouterr().err
     arguments = ["export", "--format", "llava", "--out", str(out), "--model"]
     assert main([*arguments, str(tmp_path / "copyTrue")]) == 2
     assert "cannot travel" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from eval.results import Estimate
 from face_mllm.cli import main
 from face_mllm.errors import UserError
 from face_mllm.experts import preflight
+from face_mllm.experts.loading import load_expert
 from face_mllm.experts.mask_fer import MaskFerExpert
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.evaluate import Measured, class_map, cross_dataset, evaluate
@@ -110,7 +111,8 @@ def test_the_artifact_is_safetensors_and_json_and_loads_alone(train, place):
     assert "The test split was not opened." in (folder / "README.md").read_text()
     first = MaskFerExpert.from_pretrained(folder)
     moved = shutil.copytree(folder, folder.with_name("moved"))
-    second = MaskFerExpert.from_pretrained(moved)
+    second = load_expert(moved)
+    assert second.width == first.vectors(images(place)).shape[1]
     some = images(place)
     assert torch.equal(first.log_probabilities(some), second.log_probabilities(some))
     fc, separated, mean = (

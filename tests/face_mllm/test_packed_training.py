@@ -211,6 +211,7 @@ def test_two_processes_take_the_steps_of_one(tiny_parts, tiny_data, tmp_path):
 def test_processes_in_step_make_equal_passes(make_model, tiny_data, monkeypatch, tmp_path):
     """A process with fewer rows than another adds passes that change nothing."""
     model, processor = make_model(dtype=torch.float64)
+    model.vision_tower.requires_grad_(False)
     rows = FaceRows(tiny_data, processor, {}, 2, 512, 0)
     batch = RowCollator(0)([rows[visit] for visit in range(3)])
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])

@@ -72,8 +72,10 @@ def test_collator_keeps_every_label_of_every_face(rows):
     items = [rows[k] for k in range(3)]
     batch = RowCollator(0)(items)
     assert batch["pixel_values"].shape == (3, 3, 32, 32)
-    assert len(batch["label_rows"]) == sum(len(item.row.rows) for item in items)
-    assert batch["input_ids"].shape[1] % 32 == 0  # shapes that come back
+    labels = sum(len(item.row.rows) for item in items)
+    assert batch["label_weights"].count_nonzero() == len(batch["label_faces"]) == labels
+    assert len(batch["label_rows"]) == -(-labels // 32) * 32
+    assert batch["input_ids"].shape[1] % 32 == 0
     assert batch["label_rows"].max() < batch["input_ids"].numel()
 
 
@@ -106,7 +108,7 @@ def test_packed_batch_counts_what_it_saves(rows):
     counts = dict(zip(COUNTS, batch["counts"].tolist(), strict=True))
     assert counts["faces"] == 5
     assert counts["questions"] == 10
-    assert counts["answer_tokens"] == len(batch["label_rows"])
+    assert counts["answer_tokens"] == len(batch["label_faces"])
     assert counts["tokens"] == sum(len(item.row.tree) for item in items)
     assert counts["padded_tokens"] == batch["input_ids"].numel()
     prefix = len(rows.processor.prefix_ids())
@@ -126,6 +128,7 @@ def test_parts_of_a_batch_add_up_to_its_loss(make_model, rows, size):
     batch["label_weights"] = batch["label_weights"].double()
     parts = split_rows(batch, size)
     assert len(parts) == -(-5 // size)
+    assert all(len(part["label_rows"]) % 32 == 0 for part in parts)
     with torch.no_grad():
         whole = model(**model_inputs(batch)).loss
         losses = [model(**model_inputs(part)).loss for part in parts]

@@ -13,7 +13,7 @@ from PIL import Image
 from data_pipeline.build import build
 from data_pipeline.questions import QuestionSet, render_questions
 from data_pipeline.records import QA, FaceRecord, load_split, write_dataset
-from face_mllm.rows import FaceRows, RowCollator, draw_questions
+from face_mllm.rows import FaceRows, RowCollator, RowItem, draw_questions, model_inputs
 
 VOTES = {"sadness": 0.5, "neutral": 0.3, "fear": 0.2}
 
@@ -38,15 +38,15 @@ def built(tmp_path):
 def nll(model, processor, qa, pixels):
     """Negative log likelihood of one answer on its own, weight 1."""
     row = processor.tree_row([(qa.question, qa.answer, 1.0)])
-    return model(**RowCollator(0)([(row, pixels)])).loss
+    return model(**model_inputs(RowCollator(0)([RowItem(row, pixels, 0, 0)]))).loss
 
 
 def test_the_loss_is_the_expectation_over_the_votes(make_model, built):
     model, processor = make_model()
     rows = FaceRows(built, processor, {}, 4, 512, seed=0)
     with torch.no_grad():
-        together = model(**RowCollator(0)([rows[0]])).loss
-        _, pixels = rows[0]
+        together = model(**model_inputs(RowCollator(0)([rows[0]]))).loss
+        pixels = rows[0].picture
         qas = FaceRecord.from_row(load_split(built, "train")[0]).qa
         alone = {qa.answer: nll(model, processor, qa, pixels) for qa in qas}
     expected = sum(share * float(alone[word]) for word, share in VOTES.items())
@@ -61,11 +61,11 @@ def test_a_trained_model_answers_by_the_shares(make_model):
     qas = render_questions({"expression_votes": VOTES}, "a", 0, question_set)
     pixels = torch.zeros(3, 32, 32)
     row = processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in qas])
-    batch = RowCollator(0)([(row, pixels)])
+    batch = RowCollator(0)([RowItem(row, pixels, 0, 0)])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(120):
         optimiser.zero_grad()
-        model(**batch).loss.backward()
+        model(**model_inputs(batch)).loss.backward()
         optimiser.step()
     with torch.no_grad():
         said = {qa.answer: float(torch.exp(-nll(model, processor, qa, pixels))) for qa in qas}
@@ -94,5 +94,5 @@ def test_a_row_that_is_too_long_loses_whole_questions(make_model, tiny_data):
     row = processor.tree_row([(qa.question, qa.answer, qa.weight) for qa in soft])
     fits = FaceRows(tiny_data, processor, {}, 2, len(row.tree), seed=0)
     age = QA("age", "all", "How old is the person in this picture?", "35 years")
-    kept = fits._fit("s", [*soft, age])
+    _, kept = fits._fit("s", [*soft, age])
     assert sorted(set(kept.weights)) == sorted(VOTES.values())

@@ -150,7 +150,10 @@ def test_accumulation_gives_the_same_step(tiny_parts, tiny_data, tmp_path):
         ({"llm": {"model": "MISSING", "train": "lora"}}, "MISSING"),
         ({"tasks": {"head_pose": 1.0}}, "no question of tasks"),
         ({"projector": {"train": "frozen"}}, "nothing would train"),
-        ({"vision": {"model": "VISION", "train": "lora"}}, "vision.train"),
+        (
+            {"vision": {"model": "VISION", "train": "lora", "lora": {"targets": ["nope"]}}},
+            "match no",
+        ),
         ({"llm": {"model": "LLM", "train": "lora", "lora": {"targets": ["nope"]}}}, "match no"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from data_pipeline.labels.attributes import attribute, groups
 from data_pipeline.questions.forms.base import (
@@ -24,19 +25,29 @@ MOST_COMPARED = 3  # questions a face gets of each form that sets attributes sid
 @form("attribute/yes_no", "attribute", "question", "phrase", "word")
 def _attribute_yes_no(labels: Labels, context: Context) -> Iterator[Item]:
     for name, value in sorted(labels.get("attributes", {}).items()):
-        row = attribute(name)
-        word = capitalised(row.phrase)
-        fields = {"question": row.question, "phrase": row.phrase, "word": word}
-        yield Item(name, yes_no(value), fields, YES_NO)
+        yield _asked(name, bool(value))
+
+
+@cache
+def _asked(name: str, present: bool) -> Item:
+    row = attribute(name)
+    word = capitalised(row.phrase)
+    fields = {"question": row.question, "phrase": row.phrase, "word": word}
+    return Item(name, yes_no(present), fields, YES_NO)
 
 
 @form("attribute/named", "attribute", "question", "phrase", "word")
 def _attribute_named(labels: Labels, context: Context) -> Iterator[Item]:
     """The attribute's own words if present, else no."""
     for name, value in sorted(labels.get("attributes", {}).items()):
-        row = attribute(name)
-        fields = {"question": row.question, "phrase": row.phrase, "word": capitalised(row.short)}
-        yield Item(name, row.short if value else NO, fields, (row.short, NO))
+        yield _named(name, bool(value))
+
+
+@cache
+def _named(name: str, present: bool) -> Item:
+    row = attribute(name)
+    fields = {"question": row.question, "phrase": row.phrase, "word": capitalised(row.short)}
+    return Item(name, row.short if present else NO, fields, (row.short, NO))
 
 
 @form("attribute/choice", "attribute_choice", "group", "options")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from hashlib import blake2b
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -137,7 +137,7 @@ def form(key: str, task: str, *placeholders: str) -> Callable[[Any], Any]:
 def digest(*parts: object) -> int:
     """Return a 64-bit number of the parts, the same on every machine and Python."""
     text = "\x1f".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
 
 def shuffled(words: Sequence[str], context: Context, name: str) -> tuple[str, ...]:

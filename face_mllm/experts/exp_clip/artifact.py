@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from data_pipeline.records import whole_folder
@@ -16,6 +20,8 @@ from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.config import ExpClipConfig
 from face_mllm.experts.exp_clip.fit import Fit
 from face_mllm.experts.exp_clip.head import HEAD_FILE, WEIGHT, ExpClipHead, load_head
+from face_mllm.experts.exp_clip.prompts import CLASSES
+from face_mllm.experts.exp_clip.zero_shot import prompt_features, zero_shot
 from face_mllm.experts.pixels import exp_clip_rule
 from face_mllm.features import FrozenClip
 from face_mllm.hardware import best_device
@@ -25,7 +31,7 @@ INFO_FILE = "expert.json"
 METRICS_FILE = "metrics.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ExpClip:
     """A head with the frozen CLIP it belongs to.
 
@@ -33,11 +39,38 @@ class ExpClip:
         head: the projection.
         clip: whose joint space it projects.
         info: what ``expert.json`` says; little for a released checkpoint.
+        classes: the expressions it tells apart, in order.
+        prompt_type: whose wordings stand for them.
     """
 
     head: ExpClipHead
     clip: FrozenClip
     info: dict[str, Any]
+    classes: tuple[str, ...] = CLASSES[:7]
+    prompt_type: int = 5
+
+    @property
+    def width(self) -> int:
+        """Of its vectors: the teacher's width."""
+        return self.head.teacher_width
+
+    @cached_property
+    def _texts(self) -> list[torch.Tensor]:
+        return prompt_features(self.clip, self.classes, self.prompt_type)
+
+    def vectors(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Projected features [N, width] of upright RGB pictures of one face each."""
+        with torch.inference_mode():
+            return self.head(self._features(images))
+
+    def log_probabilities(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Natural-log probabilities [N, classes], zero-shot."""
+        found = zero_shot(self.head, self._features(images), self._texts, self.clip.logit_scale)
+        return found.log_softmax(-1)
+
+    def _features(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        pixels = self.clip.pixels(self.clip.squares(images))
+        return self.clip.forward(pixels)["embedding"].float()
 
 
 def save_expert(fitted: Fit, config: ExpClipConfig, clip: FrozenClip, data: dict[str, Any]) -> None:
@@ -65,7 +98,7 @@ def save_expert(fitted: Fit, config: ExpClipConfig, clip: FrozenClip, data: dict
         (folder / "README.md").write_text(card(info, fitted))
 
 
-def load_expert(
+def load_exp_clip(
     model: Path | str, clip: str | None = None, paper_preprocess: bool | None = None
 ) -> ExpClip:
     """Read an expert folder, or a released checkpoint with the CLIP it was trained on.

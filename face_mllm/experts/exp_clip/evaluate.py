@@ -23,7 +23,7 @@ from eval.results import Estimate, Key, entries, estimate, number
 from eval.run import PACKAGES
 from eval.table import COLUMNS, Faces, score_rows
 from face_mllm.errors import UserError
-from face_mllm.experts.exp_clip.artifact import ExpClip, load_expert
+from face_mllm.experts.exp_clip.artifact import ExpClip, load_exp_clip
 from face_mllm.experts.exp_clip.prompts import CLASSES, PROMPT_TYPES
 from face_mllm.experts.exp_clip.table import write_table
 from face_mllm.experts.exp_clip.zero_shot import (
@@ -102,7 +102,7 @@ def evaluate(
         data: built datasets; several are folds, and their mean is reported too.
         out: new or empty folder; it appears whole or not at all.
         clip: the CLIP of a released checkpoint.
-        paper_preprocess: see :func:`face_mllm.experts.exp_clip.artifact.load_expert`.
+        paper_preprocess: see :func:`face_mllm.experts.exp_clip.artifact.load_exp_clip`.
 
     Raises:
         UserError: nothing to measure, or a model that does not fit.
@@ -111,7 +111,7 @@ def evaluate(
     if asked.clips and asked.limit:
         raise UserError("a limit would tear clips apart", "leave out --limit or --clips")
     with whole_folder(out) as folder:
-        expert = load_expert(model, clip, paper_preprocess)
+        expert = load_exp_clip(model, clip, paper_preprocess)
         classes = _classes(data, asked)
         names = _protocols(data)
         folds = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip import artifact as exp_clip
 from face_mllm.experts.exp_clip.head import HEAD_FILE
-from face_mllm.experts.exp_clip.prompts import CLASSES
 from face_mllm.experts.exp_clip.zero_shot import prompt_features
 from face_mllm.experts.joined.heads import ExpClipJoinedHead, ExpertHead, MaskFerHead
 from face_mllm.experts.joined.look import Look
 from face_mllm.experts.joined.settings import HEAD_PART, ExpertBase
 from face_mllm.experts.joined.verdict import verdict
+from face_mllm.experts.loading import load_expert
 from face_mllm.experts.mask_fer import expert as mask_fer
 from face_mllm.experts.mask_fer.config import LossSettings
 from face_mllm.features import FrozenClip
@@ -52,30 +52,27 @@ class JoinedExpert:
         self.classes: tuple[str, ...]
         self.training: dict[str, Any]
         self.reads: str  # beside CLIP's embedding: pixels, tokens or nothing
-        if base.kind == "mask_fer":
-            self._open_mask_fer()
-        else:
-            self._open_exp_clip()
+        self._read: Callable[[Sequence[Image.Image]], tuple[torch.Tensor, torch.Tensor | None]]
+        self._take(load_expert(folder))
         self.head.to(device).eval()
         self.trains_along = False  # its head is part of a model in training
         blank = self.look([Image.new("RGB", (64, 64))])
         self.width = blank.vectors.shape[1]
 
-    def _open_mask_fer(self) -> None:
-        expert = mask_fer.MaskFerExpert.from_pretrained(self.folder, self.device)
-        self.clip, self.classes, self.training = expert.clip, expert.classes, expert.training
-        weights = LossSettings(**expert.training.get("config", {}).get("loss", {}))
-        self.head = MaskFerHead(expert.model, expert.shape.logits_from, weights)
-        self._read, self._eye = expert.read, expert.eye
-        self.reads = expert.eye.reads
-
-    def _open_exp_clip(self) -> None:
-        expert = exp_clip.load_expert(self.folder)
-        self.clip, self.classes, self.training = expert.clip, CLASSES[:7], expert.info
-        texts = prompt_features(expert.clip, self.classes, self.base.prompt_type)
+    def _take(self, expert: Any) -> None:
+        """Take up what an expert of either kind brings."""
+        self.clip, self.classes = expert.clip, expert.classes
+        if isinstance(expert, mask_fer.MaskFerExpert):
+            self.training = expert.training
+            weights = LossSettings(**expert.training.get("config", {}).get("loss", {}))
+            self.head = MaskFerHead(expert.model, expert.shape.logits_from, weights)
+            self._read, self._eye = expert.read, expert.eye
+            self.reads = expert.eye.reads
+            return
+        self.training, self.reads = expert.info, "nothing"
+        texts = prompt_features(expert.clip, expert.classes, self.base.prompt_type)
         self.head = ExpClipJoinedHead(expert.head, texts, expert.clip.logit_scale)
         self._read = self._embedding
-        self.reads = "nothing"
 
     def _embedding(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, None]:
         made = self.clip.forward(self.clip.pixels(self.clip.squares(images)))

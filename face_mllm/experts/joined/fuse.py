@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from rich.console import Console
 
 from data_pipeline.records import read_manifest, whole_folder
 from eval.predict import predict_likelihood
 from eval.run import asking_for
 from eval.table import Faces, question_table
+from face_mllm import distributed
 from face_mllm.artifact import STAGE_FILE, read_artifact
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
@@ -38,9 +38,8 @@ from face_mllm.experts.joined.join import check_val
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.progress import Progress
 from face_mllm.scoring import LikelihoodScorer
-from face_mllm.train import manifest_fingerprint
+from face_mllm.train import manifest_fingerprint, say
 
-console = Console(stderr=True)
 TASK = "expression"
 BATCH = 32
 
@@ -98,20 +97,22 @@ def fuse_stage(
     autocast: bool,
     progress: Progress | None = None,
 ) -> None:
-    """Add late fusion to the artifact a stage has just written.
+    """Add late fusion to the artifact a stage has just written; collective.
 
     The artifact is whole without it: what goes wrong here is said and costs no training.
     """
     remedy = f"face-mllm fuse --model {config.out} --data {config.data} --out NEW"
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        console.print(f"[yellow]late fusion needs whole weights in one process:[/] {remedy}")
+        say(f"[yellow]late fusion needs whole weights in one process:[/] {remedy}")
         return
     faces = config.expert.fusion_faces if config.expert else 2000
     scorer = LikelihoodScorer(trainer.accelerator.unwrap_model(trainer.model), processor, autocast)
     try:
-        write_fusion(config.out, fit_on_val(scorer, config.data, faces, progress))
+        found = fit_on_val(scorer, config.data, faces, progress)
     except UserError as error:
-        console.print(f"[yellow]no late fusion:[/] {error}")
+        say(f"[yellow]no late fusion:[/] {error}")
+    else:
+        distributed.on_main(lambda: write_fusion(config.out, found))
 
 
 def fit_on_val(
@@ -136,7 +137,7 @@ def fit_on_val(
     scored = predict_likelihood(scorer, chosen, table, told)
     logs = expert_logs(scorer.processor.expert, chosen, scored, told)
     found = fit(groups_of(scored, logs), manifest_fingerprint(manifest))
-    console.print(f"[dim]{words(found)}")
+    say(f"[dim]{words(found)}")
     return found
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from data_pipeline.records import load_split, read_manifest
 from face_mllm.errors import UserError
@@ -24,8 +23,6 @@ from face_mllm.hardware import best_device
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.expert import ExpertProjector
 from face_mllm.model.processing import FaceProcessor
-
-console = Console(stderr=True)
 
 
 def join(
@@ -172,8 +169,10 @@ def check_val(data: Path) -> None:
 
 def warn_of_token(base: ExpertBase, folder: Path, data: Path) -> None:
     """Say where a token's vectors are of faces the expert knows by heart."""
+    from face_mllm.train import say
+
     if base.token and knows_labels(base, folder, data):
-        console.print(
+        say(
             f"[yellow]note[/] {base.source} was trained on labels of these faces: its vectors "
             "separate them better than new ones"
         )

@@ -25,7 +25,7 @@ class ExpertSettings(Strict):
     )
     train: Training = Field("full", description="the token's projector")
     hidden: int = Field(0, ge=0, description="inner width of a new projector; 0: the LLM's")
-    learning_rate: float | None = Field(None, ge=0, description="None takes the stage's")
+    learning_rate: float | None = Field(None, gt=0, description="None takes the stage's")
     head: Training = Field(
         "frozen", description="full trains the expert's own head along, its CLIP stays frozen"
     )
@@ -33,7 +33,7 @@ class ExpertSettings(Strict):
         2e-5, gt=0, description="of that head, which knows its trade already"
     )
     loss_weight: float = Field(
-        0.1, ge=0, description="of the expert's own loss on labelled faces, with head: full"
+        0.1, gt=0, description="of the expert's own loss on labelled faces, with head: full"
     )
     verdicts: str = Field(
         AUTO,
@@ -92,8 +92,8 @@ def expert_trainings(model: Any, settings: ExpertSettings | None) -> dict[str, T
     return {part: parts[part] for part in parts if getattr(model, part) is not None}
 
 
-def expert_rates(settings: ExpertSettings | None) -> dict[str, float]:
-    """Learning rates of those parts where they differ from the stage's."""
+def expert_rates(settings: ExpertSettings | None, stage: float) -> dict[str, float]:
+    """Learning rates of those parts; ``stage`` is the stage's own."""
     settings = settings or ExpertSettings()
-    rates = {"expert": settings.learning_rate, HEAD_PART: settings.head_learning_rate}
-    return {part: rate for part, rate in rates.items() if rate is not None}
+    own = settings.learning_rate
+    return {"expert": stage if own is None else own, HEAD_PART: settings.head_learning_rate}

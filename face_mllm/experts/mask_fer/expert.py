@@ -134,6 +134,11 @@ class MaskFerExpert:
         """Natural-log probabilities [N, classes] of upright RGB pictures of one face each."""
         return self.answer(self.read(images), logits_from)
 
+    @property
+    def width(self) -> int:
+        """Of its vectors: CLIP's joint space."""
+        return self.model.width
+
     def vectors(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Masked features x [N, D], what an expert token is projected from."""
         return self.masked(self.read(images))
