@@ -38,9 +38,9 @@ def _whole_weight(tensor: torch.Tensor) -> torch.Tensor:
 
         return safe_get_full_fp32_param(tensor)
     if hasattr(tensor, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed import zero
 
-        with GatheredParameters([tensor]):
+        with zero.GatheredParameters([tensor]):
             return tensor.detach().clone()
     return tensor
 

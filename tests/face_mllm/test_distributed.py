@@ -57,10 +57,10 @@ def losses(out) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def apart(one, two) -> float:
+def apart(one, two, files=FILES) -> float:
     """Largest difference between the trained weights of two artifacts."""
     worst = 0.0
-    for name in FILES:
+    for name in files:
         first, second = load_file(one / name), load_file(two / name)
         assert first.keys() == second.keys()
         assert first
@@ -108,6 +108,27 @@ def test_a_run_of_every_mode_dies_and_goes_on_in_the_next_mode(
     Launch(after, 2, jobs.train, settings, log=tmp_path / "after").done()
     same_run(out, alone)
     assert not out.with_name("out.run").exists()
+
+
+def test_parts_trained_in_full_survive_sharding(tiny_parts, tiny_data, tmp_path):
+    """The LLM that trains now, and the tower an earlier stage has trained and this one freezes."""
+    llm = {"model": str(tiny_parts / "llm"), "train": "full"}
+    vision = {"model": str(tiny_parts / "vision"), "train": "full"}
+    more = {"learning_rate": 1e-3, "llm": llm}
+    start = {"vision": vision, "max_steps": 1, "faces_per_device": 2, "accumulation": 1}
+    first = stage(tiny_parts, tiny_data, tmp_path / "s1", **more, **start)
+    Launch("alone", 1, jobs.train, first, log=tmp_path / "log").done()
+    more |= {"init_from": str(tmp_path / "s1"), "vision": {}, "max_steps": 2}
+    second = stage(tiny_parts, tiny_data, tmp_path / "alone", **more)
+    Launch("alone", 1, jobs.train, second, log=tmp_path / "log").done()
+    for mode in ("zero3", "fsdp2"):
+        needs(mode)
+        out = tmp_path / mode
+        settings = stage(tiny_parts, tiny_data, out, **more, accumulation=2)
+        Launch(mode, 2, jobs.train, settings, log=tmp_path / f"{mode}-log").done()
+        assert apart(out, tmp_path / "s1", ["vision.safetensors"]) == 0
+        assert apart(out, tmp_path / "alone", ["llm.safetensors", FILES[0]]) < 1e-5
+        assert apart(out, tmp_path / "s1", ["llm.safetensors"]) > 1e-4  # it did train
 
 
 def test_bf16_is_the_same_bf16(tiny_parts, tiny_data, tmp_path):
