@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,6 +174,35 @@ def check_same_lora(settings: LoraSettings, inherited: LoraConfig, part: str) ->
                 f"has {kept[key]}",
                 f"leave {part}.lora out to go on with it, or start from a stage without an adapter",
             )
+
+
+def ensure_lora(
+    model: FaceMLLMForConditionalGeneration,
+    adapters: Sequence[str],
+    settings: LoraSettings,
+    part: str,
+) -> str:
+    """Give a part its adapter, or go on with the one of the stage before; returns which, in words.
+
+    Args:
+        model: composed, with the adapters of the stage before.
+        adapters: parts that have one.
+        settings: of the stage.
+        part: the part to adapt.
+    """
+    if part in adapters:
+        inherited = model.peft_config[ADAPTER_NAME[part]]
+        check_same_lora(settings, inherited, part)
+        return f"{adapter_words(inherited)} of the {part} part goes on"
+    matched = add_lora(model, settings, part)
+    words = adapter_words(model.peft_config[ADAPTER_NAME[part]])
+    return f"{words} in the {part} part on {matched_words(matched)}"
+
+
+def adapter_words(config: LoraConfig) -> str:
+    """An adapter in a few words, e.g. ``rsLoRA r=16 alpha=32``."""
+    name = "DoRA" if config.use_dora else "LoRA"
+    return f"{'rs' if config.use_rslora else ''}{name} r={config.r} alpha={config.lora_alpha}"
 
 
 def apply_freeze(model: FaceMLLMForConditionalGeneration, config: StageConfig) -> list[PartRow]:

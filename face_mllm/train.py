@@ -16,15 +16,13 @@ from typing import Any
 
 import torch
 import yaml
-from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 from transformers import set_seed
 
-from data_pipeline.manifest import protocols_of, question_sets
-from data_pipeline.questions import QuestionSet, closed_questions
-from data_pipeline.records import load_split, read_manifest
+from data_pipeline.manifest import protocols_of
+from data_pipeline.records import read_manifest
 from face_mllm import distributed
 from face_mllm.artifact import (
     QUESTIONS_FILE,
@@ -34,9 +32,10 @@ from face_mllm.artifact import (
     read_artifact,
     save_artifact,
 )
+from face_mllm.asked import asked_questions
 from face_mllm.checkpoints import last_good
 from face_mllm.compose import Bases, compose
-from face_mllm.config import LoraSettings, StageConfig
+from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
 from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
@@ -52,14 +51,7 @@ from face_mllm.model_card import base_licences, data_sources
 from face_mllm.options import check_options, switch_on, trackers
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
-from face_mllm.stages import (
-    ADAPTER_NAME,
-    PartRow,
-    add_lora,
-    apply_freeze,
-    check_same_lora,
-    matched_words,
-)
+from face_mllm.stages import PartRow, apply_freeze, ensure_lora
 from face_mllm.trainer import (
     METRICS_FILE,
     MetricsLog,
@@ -192,14 +184,17 @@ def assemble(
     if previous and config.init_from:
         artifact = dataclasses.replace(previous, bases=bases)
     if config.expert or artifact.expert:
-        artifact = join_expert(config, artifact, model, processor)
+        from face_mllm.experts.joined.join import join_stage
+
+        artifact = join_stage(config, artifact, model, processor)
     if previous and config.init_from:
         load_weights(model, artifact, config.init_from)
     artifact.trained = sorted({*artifact.trained, *expert_trainings(model, config.expert)})
     trainings = config.part_trainings()
     for part, settings in (("llm", config.llm.lora), ("vision", config.vision.lora)):
         if trainings[part] == "lora":
-            ensure_lora(model, artifact, settings, part)
+            say(f"[dim]{ensure_lora(model, artifact.adapters, settings, part)}")
+            artifact.adapters = sorted({*artifact.adapters, part})
         elif trainings[part] == "full" and part in artifact.adapters:
             raise UserError(
                 f"{part}.train: full after LoRA", f"keep {part}.train: lora in later stages"
@@ -207,50 +202,6 @@ def assemble(
     full = [part for part in trainings if trainings[part] == "full"]
     artifact.trained = sorted({*artifact.trained, *full})
     return artifact, model, processor
-
-
-def join_expert(
-    config: StageConfig,
-    artifact: Artifact,
-    model: FaceMLLMForConditionalGeneration,
-    processor: FaceProcessor,
-) -> Artifact:
-    """Give the model the stage's expert, or leave out the one of the stage before."""
-    from face_mllm.experts.joined import join as room
-
-    before = artifact.expert
-    found = room.stage_expert(config.expert, before, config.init_from, config.data)
-    base = found[0] if found else None
-    kept = base is not None and base.token and before is not None and before.token
-    trained = [part for part in artifact.trained if part != "expert" or kept]
-    if found:
-        base, folder = found
-        room.warn_of_token(base, folder, config.data)
-        along = config.expert is not None and config.expert.head == "full"
-        room.join(model, processor, base, folder, config.seed, along)
-        base = dataclasses.replace(base, trained_along=base.trained_along or along)
-    return dataclasses.replace(artifact, trained=trained, expert=base)
-
-
-def ensure_lora(
-    model: FaceMLLMForConditionalGeneration, artifact: Artifact, settings: LoraSettings, part: str
-) -> None:
-    """Give a part its adapter, or go on with the one of the stage before; says which."""
-    if part in artifact.adapters:
-        inherited = model.peft_config[ADAPTER_NAME[part]]
-        check_same_lora(settings, inherited, part)
-        console.print(f"[dim]{adapter_words(inherited)} of the {part} part goes on")
-        return
-    matched = add_lora(model, settings, part)
-    artifact.adapters = sorted({*artifact.adapters, part})
-    words = adapter_words(model.peft_config[ADAPTER_NAME[part]])
-    console.print(f"[dim]{words} in the {part} part on {matched_words(matched)}")
-
-
-def adapter_words(config: LoraConfig) -> str:
-    """An adapter in a few words, e.g. ``rsLoRA r=16 alpha=32``."""
-    name = "DoRA" if config.use_dora else "LoRA"
-    return f"{'rs' if config.use_rslora else ''}{name} r={config.r} alpha={config.lora_alpha}"
 
 
 def stage_bases(config: StageConfig, previous: Artifact | None) -> Bases:
@@ -417,22 +368,6 @@ def write_artifact(
     model = trainer.accelerator.unwrap_model(trainer.model)
     save_artifact(model, processor, artifact, config.out, state=weights, extra_files=files)
     shutil.rmtree(run)
-
-
-def asked_questions(data: Path, manifest: dict[str, Any], faces: int = 200) -> list[dict]:
-    """The closed questions of the training split in canonical wording: what `describe` asks."""
-    if "question_set" not in manifest:
-        return []
-    whole, sets = QuestionSet.from_manifest(manifest), question_sets(manifest)
-    found: dict[tuple[str, str], dict] = {}
-    for row in load_split(data, "train").remove_columns(["image", "qa"]).take(faces):
-        question_set = sets.get(row["source"], whole)
-        for asked in closed_questions(json.loads(row["labels"]), question_set):
-            entry = dataclasses.asdict(asked)
-            entry.pop("truth")
-            found.setdefault((asked.task, asked.name), entry)
-    held_out = set(manifest.get("holdout_attributes") or ())
-    return [entry for (_, name), entry in found.items() if name not in held_out]
 
 
 def manifest_fingerprint(manifest: dict[str, Any]) -> str:

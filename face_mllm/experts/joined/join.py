@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from data_pipeline.records import load_split, read_manifest
+from face_mllm.artifact import Artifact
+from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.expert import FOLDER, JoinedExpert, kind_of
 from face_mllm.experts.joined.settings import (
@@ -54,6 +56,31 @@ def join(
         processor.image_tokens += 1
     if trains_along:
         model.expert_head = expert.head
+
+
+def join_stage(
+    config: StageConfig,
+    artifact: Artifact,
+    model: FaceMLLMForConditionalGeneration,
+    processor: FaceProcessor,
+) -> Artifact:
+    """Give the model the stage's expert, or leave out the one of the stage before.
+
+    Returns:
+        The artifact as the stage will write it.
+    """
+    before = artifact.expert
+    found = stage_expert(config.expert, before, config.init_from, config.data)
+    base = found[0] if found else None
+    kept = base is not None and base.token and before is not None and before.token
+    trained = [part for part in artifact.trained if part != "expert" or kept]
+    if found:
+        base, folder = found
+        warn_of_token(base, folder, config.data)
+        along = config.expert is not None and config.expert.head == "full"
+        join(model, processor, base, folder, config.seed, along)
+        base = dataclasses.replace(base, trained_along=base.trained_along or along)
+    return dataclasses.replace(artifact, trained=trained, expert=base)
 
 
 def stage_expert(
