@@ -30,8 +30,7 @@ from face_mllm.progress import quiet_libraries
 def run(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     given = dict(pair.split("=", 1) for pair in arguments.set or ())
-    settings = {key: float(v) if "rate" in key else v for key, v in given.items()}
-    settings = {k: int(v) if k in ("epochs", "head_epochs") else v for k, v in settings.items()}
+    settings = {k: int(v) if k in ("epochs", "head_steps") else v for k, v in given.items()}
     if arguments.teacher:
         settings["teacher"] = arguments.teacher
     bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", settings)
@@ -72,7 +71,7 @@ def main() -> None:
     fitted.add_argument("--teacher", help="artifact folder or BLIP-2, for Exp-CLIP")
     fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
     fitted.add_argument("--seeds", type=int, default=3)
-    fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... head_epochs=5")
+    fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... head_steps=475")
     added = verbs.add_parser("add")
     added.add_argument("predictions", type=Path)
     added.add_argument("--system", required=True)

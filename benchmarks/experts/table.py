@@ -56,7 +56,7 @@ def from_eval(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     rows = rows[(rows["task"] == "expression") & (rows["kind"] == "classes")]
     scorers = rows["scorer"].unique() if "scorer" in rows else []
     if len(scorers) > 1:
-        rows = rows[rows["scorer"] == scorers[0]]
+        rows = rows[rows["scorer"] == "likelihood"]
     logs = [
         np.array([dict(zip(choices, values, strict=True)).get(name, -np.inf) for name in classes])
         for choices, values in zip(rows["choices"], rows["log_likelihoods"], strict=True)
