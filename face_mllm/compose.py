@@ -18,6 +18,7 @@ from face_mllm.model.processing import FaceProcessor, load_image_processor, load
 from face_mllm.model.vision import count_image_tokens, load_vision_tower
 from face_mllm.quant import keep_exact, nf4_loading
 from face_mllm.references import resolve
+from face_mllm.sharding import align
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def compose(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FaceMLLMForConditionalGeneration(config, tower, llm)
+    align(model)  # as in training, or answers differ in the last bit
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.pad_id
     return model, processor, bases
