@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from face_mllm.errors import UserError
 from face_mllm.hardware import choose_hardware
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model.blocks import BLOCKS, runs_blocks
 from face_mllm.model.heads import check_head
 from face_mllm.model.processing import FaceProcessor, load_image_processor, load_tokenizer
 from face_mllm.model.vision import count_image_tokens, load_vision_tower
@@ -84,17 +85,20 @@ def compose(
 
 
 def _load_llm(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    # torch's fused CPU kernel is slow under a 4-D mask: plain products save a quarter of a step
-    attention = "eager" if choose_hardware().device == "cpu" else "sdpa"
+    # torch's fused CPU kernel is slow under a 4-D mask; plain products save a quarter of a step
+    on_cpu = choose_hardware().device == "cpu"
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
+        llm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager" if on_cpu else "sdpa"
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder}: not a causal LLM this transformers version can load ({error})",
             "give a Hugging Face causal LLM folder or id",
         ) from error
+    if on_cpu and runs_blocks(llm):
+        llm.set_attn_implementation(BLOCKS)
+    return llm
 
 
 def _with_fingerprints(bases: Bases, vision_folder: Path, llm_folder: Path) -> Bases:

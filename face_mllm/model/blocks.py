@@ -1,0 +1,185 @@
+"""Attention of tree rows on a CPU: each block of queries meets only the keys it can see.
+
+Most pairs of a tree row are masked: a question sees its face and itself, not the other questions.
+Dense attention computes them all. Here a block of queries gathers the keys that any of it sees and
+keeps no probabilities for the backward pass, which makes them again (as FlashAttention does, Dao et
+al. 2022). What remains is the same sum in the same precision as the dense one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+BLOCKS = "tree_blocks"  # name of the implementation in transformers
+QUERIES = 128  # tokens of a block
+KEYS = 32  # numbers of keys are rounded up to it: the CPU library compiles for every new shape
+NEEDS_DENSE = ("softcap", "s_aux", "position_bias")  # what some LLMs add to their scores
+
+
+class Block(NamedTuple):
+    """Some queries of a row and the keys they see.
+
+    Attributes:
+        row: number of the row.
+        start, end: the queries.
+        keys: where the keys stand.
+        bias: fp32 [queries, keys], 0 where a query looks and -inf elsewhere.
+    """
+
+    row: int
+    start: int
+    end: int
+    keys: torch.Tensor
+    bias: torch.Tensor
+
+
+def tree_blocks(visible: torch.Tensor) -> list[Block]:
+    """Cut a dense mask into blocks.
+
+    Args:
+        visible: bool [R, 1, W, W]; every query sees some key.
+    """
+    width = visible.shape[-1]
+    found = []
+    for row, mask in enumerate(visible[:, 0]):
+        for start in range(0, width, QUERIES):
+            end = min(start + QUERIES, width)
+            keys = mask[start:end].any(0).nonzero()[:, 0]
+            bias = torch.zeros(end - start, len(keys), device=mask.device)
+            bias.masked_fill_(~mask[start:end, keys], -torch.inf)
+            spare = -len(keys) % KEYS
+            keys = pad(keys, (0, spare), value=int(keys[0]))  # any key does: nobody looks at it
+            found.append(Block(row, start, end, keys, pad(bias, (0, spare), value=-torch.inf)))
+    return found
+
+
+def with_blocks(visible: torch.Tensor) -> torch.Tensor:
+    """Let a dense mask carry its blocks; where they get lost on the way, the mask still holds."""
+    visible.tree_blocks = tree_blocks(visible)  # type: ignore[attr-defined]
+    return visible
+
+
+def runs_blocks(language_model: Any) -> bool:
+    """Whether an LLM takes attention from outside and adds nothing of its own to the scores."""
+    outside = language_model._supports_attention_backend and language_model._supports_sdpa
+    return outside and getattr(language_model.config, "attn_logit_softcapping", None) is None
+
+
+def block_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention function for ``transformers``: by blocks where the mask has them, else SDPA.
+
+    Args:
+        module: the attention layer.
+        query: [R, heads, W, width].
+        key: [R, key heads, W, width].
+        value: as ``key``.
+        attention_mask: of :func:`with_blocks`, or any that SDPA takes.
+        scaling: factor on the scores.
+        dropout: of the probabilities; not done by blocks.
+
+    Returns:
+        [R, W, heads, width], and no probabilities.
+    """
+    blocks = getattr(attention_mask, "tree_blocks", None)
+    if blocks is None or dropout or any(kwargs.get(name) is not None for name in NEEDS_DENSE):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **kwargs
+        )
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _BlockAttention.apply(query, key, value, blocks, factor), None
+
+
+class _BlockAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        blocks: list[Block],
+        scaling: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.blocks, ctx.scaling = blocks, scaling
+        rows, heads, width, _ = query.shape
+        output = query.new_empty(rows, width, heads, value.shape[-1])
+        for block in blocks:
+            asked, keys = _gather(query, key, block, scaling)
+            chances = _chances(asked, keys, block).to(value.dtype)
+            seen = torch.bmm(chances, value[block.row].index_select(1, block.keys))
+            output[block.row, block.start : block.end] = _unfold(seen, heads).transpose(0, 1)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        wide = torch.promote_types(query.dtype, torch.float32)
+        to_query = torch.empty_like(query)
+        to_key = torch.zeros(key.shape, dtype=wide, device=key.device)
+        to_value = torch.zeros(value.shape, dtype=wide, device=value.device)
+        for block in ctx.blocks:
+            asked, keys = _gather(query, key, block, ctx.scaling)
+            values = value[block.row].index_select(1, block.keys)
+            wanted = _fold(gradient[block.row, block.start : block.end].transpose(0, 1), len(keys))
+            chances = _chances(asked, keys, block)
+            part = torch.bmm(chances.to(wanted.dtype).transpose(1, 2), wanted)
+            to_value[block.row].index_add_(1, block.keys, part.to(wide))
+            slopes = torch.bmm(wanted, values.transpose(1, 2)).to(wide).mul_(chances)
+            slopes.addcmul_(chances, slopes.sum(-1, keepdim=True), value=-1)
+            scores = slopes.to(query.dtype)
+            found = torch.bmm(scores, keys).mul_(ctx.scaling)
+            to_query[block.row, :, block.start : block.end] = _unfold(found, query.shape[1])
+            part = torch.bmm(scores.transpose(1, 2), asked)
+            to_key[block.row].index_add_(1, block.keys, part.to(wide))
+        return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None
+
+
+def _gather(
+    query: torch.Tensor, key: torch.Tensor, block: Block, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A block's scaled queries [key heads, group * n, width] and keys [key heads, k, width]."""
+    asked = query[block.row, :, block.start : block.end] * scaling
+    return _fold(asked, key.shape[1]), key[block.row].index_select(1, block.keys)
+
+
+def _fold(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """[heads * group, n, width] to [heads, group * n, width]: a group shares its keys."""
+    return states.reshape(heads, -1, states.shape[-1])
+
+
+def _unfold(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """[key heads, group * n, width] to [heads, n, width]."""
+    return states.reshape(heads, -1, states.shape[-1])
+
+
+def _chances(asked: torch.Tensor, keys: torch.Tensor, block: Block) -> torch.Tensor:
+    """Probabilities [key heads, group * n, k] in fp32 (fp64 stays)."""
+    scores = torch.bmm(asked, keys.transpose(1, 2))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores.view(len(keys), -1, *block.bias.shape).add_(block.bias)
+    return scores.softmax(-1)
+
+
+AttentionInterface.register(BLOCKS, block_attention)
+AttentionMaskInterface.register(BLOCKS, sdpa_mask)
