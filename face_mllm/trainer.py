@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
+from face_mllm.model.lora import fuse_lora
 from face_mllm.passes import RowPasses
 from face_mllm.progress import Progress
 from face_mllm.rows import model_inputs
@@ -39,6 +40,7 @@ class TreeTrainer(RowPasses):
         self.optimizer: torch.optim.Optimizer | None = self.optimizer
         self.artifact = artifact
         self.part_rates = part_rates
+        fuse_lora(self.model)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:

@@ -18,7 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 BLOCKS = "tree_blocks"  # name of the implementation in transformers
-QUERIES = 128  # tokens of a block
+QUERIES = (64, 128)  # tokens of a block
+OVERHEAD = 4096  # pairs of query and key whose computation takes as long as starting a block
 KEYS = 32  # numbers of keys are rounded up to it: the CPU library compiles for every new shape
 NEEDS_DENSE = ("softcap", "s_aux", "position_bias")  # what some LLMs add to their scores
 
@@ -41,16 +42,24 @@ class Block(NamedTuple):
 
 
 def tree_blocks(visible: torch.Tensor) -> list[Block]:
-    """Cut a dense mask into blocks.
+    """Cut a dense mask into blocks, small or large: small ones compute less, large ones are fewer.
 
     Args:
         visible: bool [R, 1, W, W]; every query sees some key.
     """
+    return min((_cut(visible, size) for size in QUERIES), key=_cost)
+
+
+def _cost(blocks: list[Block]) -> int:
+    return sum(block.bias.numel() + OVERHEAD for block in blocks)
+
+
+def _cut(visible: torch.Tensor, size: int) -> list[Block]:
     width = visible.shape[-1]
     found = []
     for row, mask in enumerate(visible[:, 0]):
-        for start in range(0, width, QUERIES):
-            end = min(start + QUERIES, width)
+        for start in range(0, width, size):
+            end = min(start + size, width)
             keys = mask[start:end].any(0).nonzero()[:, 0]
             bias = torch.zeros(end - start, len(keys), device=mask.device)
             bias.masked_fill_(~mask[start:end, keys], -torch.inf)
@@ -110,6 +119,8 @@ def block_attention(
 
 
 class _BlockAttention(torch.autograd.Function):
+    """Heads that share keys lie side by side, so a block of queries is one slice of them."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -119,65 +130,70 @@ class _BlockAttention(torch.autograd.Function):
         blocks: list[Block],
         scaling: float,
     ) -> torch.Tensor:
+        group = query.shape[1] // key.shape[1]
+        asked = _fold(query * scaling, group)
+        seen = asked.new_empty(*asked.shape[:-1], value.shape[-1])
+        for block in blocks:
+            keys = key[block.row].index_select(1, block.keys)
+            values = value[block.row].index_select(1, block.keys)
+            part = _part(block, group)
+            chances = _chances(asked[block.row, :, part], keys, block)
+            seen[block.row, :, part] = torch.bmm(chances.to(values.dtype), values)
         ctx.save_for_backward(query, key, value)
         ctx.blocks, ctx.scaling = blocks, scaling
-        rows, heads, width, _ = query.shape
-        output = query.new_empty(rows, width, heads, value.shape[-1])
-        for block in blocks:
-            asked, keys = _gather(query, key, block, scaling)
-            chances = _chances(asked, keys, block).to(value.dtype)
-            seen = torch.bmm(chances, value[block.row].index_select(1, block.keys))
-            output[block.row, block.start : block.end] = _unfold(seen, heads).transpose(0, 1)
-        return output
+        return _unfold(seen, group).transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
+        group = query.shape[1] // key.shape[1]
+        asked, wanted = _fold(query * ctx.scaling, group), _fold(gradient.transpose(1, 2), group)
         wide = torch.promote_types(query.dtype, torch.float32)
-        to_query = torch.empty_like(query)
-        to_key = torch.zeros(key.shape, dtype=wide, device=key.device)
-        to_value = torch.zeros(value.shape, dtype=wide, device=value.device)
+        to_asked = torch.empty_like(asked)
+        to_key, to_value = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
         for block in ctx.blocks:
-            asked, keys = _gather(query, key, block, ctx.scaling)
+            keys = key[block.row].index_select(1, block.keys)
             values = value[block.row].index_select(1, block.keys)
-            wanted = _fold(gradient[block.row, block.start : block.end].transpose(0, 1), len(keys))
-            chances = _chances(asked, keys, block)
-            part = torch.bmm(chances.to(wanted.dtype).transpose(1, 2), wanted)
-            to_value[block.row].index_add_(1, block.keys, part.to(wide))
-            slopes = torch.bmm(wanted, values.transpose(1, 2)).to(wide).mul_(chances)
+            part = _part(block, group)
+            asking, wanting = asked[block.row, :, part], wanted[block.row, :, part]
+            chances = _chances(asking, keys, block)
+            share = torch.bmm(chances.to(wanting.dtype).transpose(1, 2), wanting)
+            to_value[block.row].index_add_(1, block.keys, share.to(wide))
+            slopes = torch.bmm(wanting, values.transpose(1, 2)).to(wide).mul_(chances)
             slopes.addcmul_(chances, slopes.sum(-1, keepdim=True), value=-1)
-            scores = slopes.to(query.dtype)
-            found = torch.bmm(scores, keys).mul_(ctx.scaling)
-            to_query[block.row, :, block.start : block.end] = _unfold(found, query.shape[1])
-            part = torch.bmm(scores.transpose(1, 2), asked)
-            to_key[block.row].index_add_(1, block.keys, part.to(wide))
+            scores = slopes.to(asking.dtype)
+            to_asked[block.row, :, part] = torch.bmm(scores, keys)
+            share = torch.bmm(scores.transpose(1, 2), asking)
+            to_key[block.row].index_add_(1, block.keys, share.to(wide))
+        to_query = _unfold(to_asked.mul_(ctx.scaling), group)
         return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None
 
 
-def _gather(
-    query: torch.Tensor, key: torch.Tensor, block: Block, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A block's scaled queries [key heads, group * n, width] and keys [key heads, k, width]."""
-    asked = query[block.row, :, block.start : block.end] * scaling
-    return _fold(asked, key.shape[1]), key[block.row].index_select(1, block.keys)
+def _fold(states: torch.Tensor, group: int) -> torch.Tensor:
+    """[R, heads, W, width] to [R, key heads, W * group, width]."""
+    rows, _, length, width = states.shape
+    heads = states.view(rows, -1, group, length, width).transpose(2, 3)
+    return heads.reshape(rows, -1, length * group, width)
 
 
-def _fold(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """[heads * group, n, width] to [heads, group * n, width]: a group shares its keys."""
-    return states.reshape(heads, -1, states.shape[-1])
+def _unfold(states: torch.Tensor, group: int) -> torch.Tensor:
+    """[R, key heads, W * group, width] to [R, heads, W, width]."""
+    rows, _, length, width = states.shape
+    heads = states.view(rows, -1, length // group, group, width).transpose(2, 3)
+    return heads.reshape(rows, -1, length // group, width)
 
 
-def _unfold(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """[key heads, group * n, width] to [heads, n, width]."""
-    return states.reshape(heads, -1, states.shape[-1])
+def _part(block: Block, group: int) -> slice:
+    return slice(block.start * group, block.end * group)
 
 
 def _chances(asked: torch.Tensor, keys: torch.Tensor, block: Block) -> torch.Tensor:
-    """Probabilities [key heads, group * n, k] in fp32 (fp64 stays)."""
+    """Probabilities [key heads, queries * group, keys] in fp32 (fp64 stays)."""
     scores = torch.bmm(asked, keys.transpose(1, 2))
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    scores.view(len(keys), -1, *block.bias.shape).add_(block.bias)
+    queries, count = block.bias.shape
+    scores.view(len(keys), queries, -1, count).add_(block.bias[:, None])
     return scores.softmax(-1)
 
 
