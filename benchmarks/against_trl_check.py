@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from against_trl_parts import Parts, canonical, stage
-from against_trl_sides import RATE, plain_collator, trl_trainer
+from against_trl_sides import plain_collator, trl_trainer
 
 from face_mllm.hardware import for_precision
 from face_mllm.model.lora import fuse_lora
@@ -15,6 +15,7 @@ from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.stages import apply_freeze
 from face_mllm.train import assemble
 from face_mllm.verify import Gradients, difference, gradients
+
 
 def check(parts: Parts, folder: Path, questions: int, faces: int) -> dict[str, Any]:
     """Mean loss and gradients of all faces: our tree rows, TRL's batch and the plain one."""

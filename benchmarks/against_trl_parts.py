@@ -42,14 +42,18 @@ TOWERS = {
     196: {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
     576: {"hidden_size": 1024, "num_hidden_layers": 24, "image_size": 336, "patch_size": 14},
 }
+# fmt: off
 ATTRIBUTES = (  # CelebA's forty
-    "a 5 o'clock shadow;arched eyebrows;an attractive face;bags under the eyes;a bald head;bangs;"
-    "big lips;a big nose;black hair;blond hair;a blurry picture;brown hair;bushy eyebrows;"
-    "a chubby face;a double chin;eyeglasses;a goatee;gray hair;heavy makeup;high cheekbones;"
-    "a male face;a slightly open mouth;a mustache;narrow eyes;no beard;an oval face;pale skin;"
-    "a pointy nose;a receding hairline;rosy cheeks;sideburns;a smile;straight hair;wavy hair;"
-    "earrings;a hat;lipstick;a necklace;a necktie;a young face"
-).split(";")
+    "a 5 o'clock shadow", "arched eyebrows", "an attractive face", "bags under the eyes",
+    "a bald head", "bangs", "big lips", "a big nose", "black hair", "blond hair",
+    "a blurry picture", "brown hair", "bushy eyebrows", "a chubby face", "a double chin",
+    "eyeglasses", "a goatee", "gray hair", "heavy makeup", "high cheekbones", "a male face",
+    "a slightly open mouth", "a mustache", "narrow eyes", "no beard", "an oval face",
+    "pale skin", "a pointy nose", "a receding hairline", "rosy cheeks", "sideburns", "a smile",
+    "straight hair", "wavy hair", "earrings", "a hat", "lipstick", "a necklace", "a necktie",
+    "a young face",
+)
+# fmt: on
 LAYER = -2  # of the tower, as LLaVA-1.5
 LORA = LoraSettings()
 # SmolLM2's template for contents in parts, the line break before a message instead of after it:

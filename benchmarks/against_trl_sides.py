@@ -6,6 +6,7 @@ after the first steps, and the peak of memory since training began.
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import time
@@ -70,10 +71,8 @@ def reset_peak(cuda: bool) -> float:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / GIB
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
-    except OSError:
-        pass
     return _status("VmRSS")
 
 
@@ -160,23 +159,17 @@ def trl_trainer(
     return SFTTrainer(model, arguments, train_dataset=data, processing_class=processor)
 
 
-def trl(
-    parts: Parts, folder: Path, batch: int, steps: int, attention: str, **_: Any
-) -> Clock:
+def trl(parts: Parts, folder: Path, batch: int, steps: int, attention: str, **_: Any) -> Clock:
     """TRL, one conversation a question."""
     return train(trl_trainer(parts, folder, batch, steps, attention), parts.device)
 
 
-def dialogue(
-    parts: Parts, folder: Path, batch: int, steps: int, attention: str, **_: Any
-) -> Clock:
+def dialogue(parts: Parts, folder: Path, batch: int, steps: int, attention: str, **_: Any) -> Clock:
     """TRL, all questions of a face as turns of one dialogue: later ones read earlier answers."""
     return train(trl_trainer(parts, folder, batch, steps, attention, True), parts.device)
 
 
-def plain(
-    parts: Parts, folder: Path, batch: int, steps: int, attention: str, **_: Any
-) -> Clock:
+def plain(parts: Parts, folder: Path, batch: int, steps: int, attention: str, **_: Any) -> Clock:
     """Hugging Face's own Trainer with the usual padding collator."""
     model, processor = llava(parts, attention)
     trainer = Trainer(

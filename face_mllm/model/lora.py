@@ -33,15 +33,14 @@ class FusedLoraLinear(LoraLinear):
         if args or kwargs or not self._is_plain():
             return super().forward(x, *args, **kwargs)
         name = self.active_adapters[0]
-        parts = [x, self.lora_A[name].weight, self.lora_B[name].weight]
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
         weight, bias = self.base_layer.weight, self.base_layer.bias
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-            parts = [part.to(dtype) for part in parts]
-            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        if len({weight.dtype, *(part.dtype for part in parts)}) > 1:
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        elif not x.dtype == a.dtype == b.dtype == weight.dtype:
             return super().forward(x)
-        return _LoraLinear.apply(*parts, weight, bias, self.scaling[name])
+        return _LoraLinear.apply(x, a, b, weight, bias, self.scaling[name])
 
     def _is_plain(self) -> bool:
         base, names = self.base_layer, self.active_adapters
@@ -69,12 +68,13 @@ class _LoraLinear(torch.autograd.Function):
         bias: torch.Tensor | None,
         scaling: float,
     ) -> torch.Tensor:
+        ctx.wide, ctx.scaling = a.dtype, scaling
+        a, b = a.to(x.dtype), b.to(x.dtype)
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ a.t()
         result = nn.functional.linear(rows, weight, bias)
         result.addmm_(inner, b.t(), alpha=scaling)
         ctx.save_for_backward(x, a, b, weight, inner)
-        ctx.scaling = scaling
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -88,4 +88,4 @@ class _LoraLinear(torch.autograd.Function):
             to_x = (rows @ weight).addmm_(to_inner, a).view_as(x)
         to_a = to_inner.t() @ x.reshape(-1, x.shape[-1])
         to_b = (rows.t() @ inner).mul_(ctx.scaling)
-        return to_x, to_a, to_b, None, None, None
+        return to_x, to_a.to(ctx.wide), to_b.to(ctx.wide), None, None, None
