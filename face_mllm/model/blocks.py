@@ -20,7 +20,9 @@ from transformers.masking_utils import sdpa_mask
 BLOCKS = "tree_blocks"  # name of the implementation in transformers
 QUERIES = (64, 128)  # tokens of a block
 OVERHEAD = 4096  # pairs of query and key whose computation takes as long as starting a block
-KEYS = 32  # numbers of keys are rounded up to it: the CPU library compiles for every new shape
+# numbers of keys are rounded up to it, large ones by up to an eighth of themselves:
+# the CPU library compiles and keeps kernels for every new shape
+KEYS = 32
 NEEDS_DENSE = ("softcap", "s_aux", "position_bias")  # what some LLMs add to their scores
 
 
@@ -63,7 +65,7 @@ def _cut(visible: torch.Tensor, size: int) -> list[Block]:
             keys = mask[start:end].any(0).nonzero()[:, 0]
             bias = torch.zeros(end - start, len(keys), device=mask.device)
             bias.masked_fill_(~mask[start:end, keys], -torch.inf)
-            spare = -len(keys) % KEYS
+            spare = -len(keys) % max(KEYS, 2 ** (len(keys).bit_length() - 4))
             keys = pad(keys, (0, spare), value=int(keys[0]))  # any key does: nobody looks at it
             found.append(Block(row, start, end, keys, pad(bias, (0, spare), value=-torch.inf)))
     return found
