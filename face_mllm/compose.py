@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from face_mllm.errors import UserError
 from face_mllm.hardware import choose_hardware
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model.blocks import BLOCKS, runs_blocks
 from face_mllm.model.heads import check_head
 from face_mllm.model.processing import FaceProcessor, load_image_processor, load_tokenizer
 from face_mllm.model.vision import count_image_tokens, load_vision_tower
@@ -88,12 +89,12 @@ def compose(
 
 
 def _load_llm(folder: Path, dtype: torch.dtype, quant: str = "none") -> torch.nn.Module:
-    # torch's fused CPU kernel is slow under a 4-D mask: plain products save a quarter of a step
-    attention = "eager" if choose_hardware().device == "cpu" else "sdpa"
+    # torch's fused CPU kernel is slow under a 4-D mask; plain products save a quarter of a step
+    on_cpu = choose_hardware().device == "cpu"
     loading = nf4_loading(dtype) if quant == "nf4" else {}
     try:
         llm = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, **loading
+            folder, dtype=dtype, attn_implementation="eager" if on_cpu else "sdpa", **loading
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -101,6 +102,8 @@ def _load_llm(folder: Path, dtype: torch.dtype, quant: str = "none") -> torch.nn
             "give a Hugging Face causal LLM folder or id",
         ) from error
     keep_exact(llm)
+    if on_cpu and runs_blocks(llm):
+        llm.set_attn_implementation(BLOCKS)
     return llm
 
 

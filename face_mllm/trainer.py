@@ -20,6 +20,7 @@ from face_mllm.artifact import Artifact, load_weights, save_weights
 from face_mllm.errors import UserError
 from face_mllm.meter import Metered
 from face_mllm.model import FaceMLLMForConditionalGeneration
+from face_mllm.model.lora import fuse_lora
 from face_mllm.optim import build_optimizer
 from face_mllm.passes import RowPasses
 from face_mllm.progress import Progress
@@ -63,6 +64,7 @@ class TreeTrainer(Metered, RowPasses):
         self.part_rates = part_rates
         self.update = update
         self.order = order or {}
+        fuse_lora(self.model)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch already
         self._step_loss: torch.Tensor | None = None
         self._losses: list[float] = []  # of the steps since the last log line

@@ -1,4 +1,4 @@
-"""The tree mask for any Hugging Face decoder: dense for SDPA and eager, block-sparse for Flex.
+"""The tree mask for any Hugging Face decoder: dense for SDPA and eager, else block-sparse.
 
 Tokens stand depth first, so token q descends from token k, or is it, exactly if
 ``k <= q < subtree_ends[k]``. Sliding-window layers see in addition only ancestors fewer than
@@ -14,6 +14,7 @@ import torch
 from transformers import PretrainedConfig
 
 from face_mllm.errors import UserError
+from face_mllm.model.blocks import BLOCKS, with_blocks
 
 MaskMod = Callable[..., torch.Tensor]
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -87,7 +88,7 @@ def tree_attention(
         dtype: of the hidden states.
 
     Returns:
-        A mask [R, 1, W, W] (boolean for SDPA, additive for the others) or a ``BlockMask``; a
+        A mask [R, 1, W, W] (boolean for SDPA and blocks, additive for eager) or a ``BlockMask``; a
         dictionary by layer kind where the LLM mixes kinds.
     """
     masks = {
@@ -113,6 +114,8 @@ def _mask(
         device = str(subtree_ends.device)
         return create_block_mask(mask_mod, rows, None, width, width, device, FLEX_BLOCK)
     visible = dense_mask(mask_mod, rows, width, subtree_ends.device)
+    if implementation == BLOCKS:
+        return with_blocks(visible)
     return visible if implementation == "sdpa" else additive(visible, dtype)
 
 
@@ -154,6 +157,6 @@ def pair_cost(config: PretrainedConfig) -> float:
 
     Counted in operations it is ``1 / (6 * hidden)``; but softmax and mask are bound by memory, and
     measured (SmolLM2 in bf16 on a CPU, rows of 75 to 1200 tokens, eager and SDPA) it is six times
-    that. Flex skips masked blocks.
+    that. Flex and blocks skip what is masked.
     """
-    return 0.0 if config._attn_implementation == FLEX else 1 / config.hidden_size
+    return 0.0 if config._attn_implementation in (FLEX, BLOCKS) else 1 / config.hidden_size
