@@ -3,12 +3,14 @@
     python benchmarks/experts data --out faces            # synthetic: source, target, occluded
     python benchmarks/experts photographs mux.parquet --out faces_real
     python benchmarks/experts run --root faces --teacher runs/demo/stage3_face
+    python benchmarks/experts mllm --root faces    # the MLLM alone, with token, text and fusion
     python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
     python benchmarks/experts table --root faces --rival linear_probe
 
 ``run`` fits every system on the source alone, chooses on its val split, answers all test sets and
-keeps the answers; what is there is not made again. ``add`` takes the answers of ``face-mllm eval``
-on one of the sets, so a multimodal model with or without an expert stands in the same table.
+keeps the answers; what is there is not made again. ``mllm`` trains the embedded stages on the
+source with and without an expert and puts their answers in the same table. ``add`` takes the
+answers of ``face-mllm eval`` on one of the sets, so any other model can stand beside them.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from pathlib import Path
 
 import pandas as pd
 from domains import classes_of, photographs, synthetic
+from mllm import WAYS, Budget, Joined, sets_of
 from systems import Bench, systems
-from table import from_eval, json_lines, markdown, rows_of, write_answers
+from table import EXPERT, FUSED, MODEL, from_eval, json_lines, markdown, rows_of, write_answers
 
 from face_mllm.embedded.cache import cache_dir
-from face_mllm.progress import quiet_libraries
+from face_mllm.progress import quiet_libraries, terminal_progress
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -44,6 +47,21 @@ def run(arguments: argparse.Namespace) -> None:
             for test, logs in answer(bench, seed).items():
                 write_answers(arguments.root, name, seed, test, _table(bench, test, logs))
             print(f"{name}, seed {seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
+
+
+def joined(arguments: argparse.Namespace) -> None:
+    """Train, fuse and measure the multimodal models, seed by seed."""
+    quiet_libraries()
+    bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", {})
+    steps = tuple(int(count) for count in arguments.steps.split(","))
+    budget = Budget(steps, arguments.faces, arguments.questions, arguments.folds)
+    sets = sets_of(arguments.root, arguments.sets)
+    for seed in range(arguments.seeds):
+        started = time.process_time()
+        with terminal_progress("mllm") as progress:
+            models = Joined(bench, budget, seed, arguments.expert, progress)
+            models.measure(arguments.ways.split(","), sets)
+        print(f"mllm, seed {seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
 
 def _table(bench: Bench, test: str, logs) -> pd.DataFrame:
@@ -72,15 +90,26 @@ def main() -> None:
     fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
     fitted.add_argument("--seeds", type=int, default=3)
     fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... head_steps=475")
+    models = verbs.add_parser("mllm")
+    models.add_argument("--clip", default="embedded:face-clip", help="of the expert it trains")
+    models.add_argument("--expert", type=Path, help="expert's folder; else mask-FER is trained")
+    models.add_argument("--ways", default=",".join(WAYS))
+    models.add_argument("--sets", default="", help="val,target,...; all if not given")
+    models.add_argument("--steps", default="20,60,80", help="of the three stages")
+    models.add_argument("--faces", type=int, default=8, help="a step of stage 3")
+    models.add_argument("--questions", type=int, default=4, help="a face, at most")
+    models.add_argument("--folds", type=int, default=3, help="of verdicts on training faces")
+    models.add_argument("--seeds", type=int, default=1)
     added = verbs.add_parser("add")
     added.add_argument("predictions", type=Path)
     added.add_argument("--system", required=True)
+    added.add_argument("--scorer", choices=(MODEL, FUSED, EXPERT), default=MODEL)
     added.add_argument("--seed", type=int, default=0)
     added.add_argument("--set", required=True, dest="test")
     shown = verbs.add_parser("table")
     shown.add_argument("--rival", default="linear_probe")
     shown.add_argument("--json", action="store_true")
-    for verb in (fitted, added, shown):
+    for verb in (fitted, models, added, shown):
         verb.add_argument("--root", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.verb == "data":
@@ -89,8 +118,11 @@ def main() -> None:
         photographs(arguments.table, arguments.out, arguments.most)
     elif arguments.verb == "run":
         run(arguments)
+    elif arguments.verb == "mllm":
+        joined(arguments)
     elif arguments.verb == "add":
-        answers = from_eval(arguments.predictions, classes_of(arguments.root))
+        classes = classes_of(arguments.root)
+        answers = from_eval(arguments.predictions, classes, arguments.scorer)
         write_answers(arguments.root, arguments.system, arguments.seed, arguments.test, answers)
     else:
         rows = rows_of(arguments.root)

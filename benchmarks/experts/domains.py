@@ -121,6 +121,11 @@ def classes_of(root: Path) -> tuple[str, ...]:
     return tuple(read_manifest(root / "source")["classes"])
 
 
+def test_sets(root: Path) -> list[str]:
+    """The sets of a benchmark's folder that are tested on, by name."""
+    return sorted(path.parent.name for path in root.glob("*/manifest.json"))
+
+
 def _write(
     folder: Path, records: Iterator[FaceRecord], protocol: str, classes: tuple[str, ...] = CLASSES
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from domains import classes_of
+from domains import classes_of, test_sets
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -71,8 +71,10 @@ class Bench:
             split: load_expressions(self.root / "source", split, self.classes, {})
             for split in ("train", "val")
         }
-        folders = sorted(p.parent for p in self.root.glob("*/manifest.json"))
-        return found | {p.name: load_expressions(p, "test", self.classes, {}) for p in folders}
+        return found | {
+            name: load_expressions(self.root / name, "test", self.classes, {})
+            for name in test_sets(self.root)
+        }
 
     @cached_property
     def tests(self) -> list[str]:

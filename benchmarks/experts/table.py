@@ -18,6 +18,7 @@ from domains import classes_of
 from eval import metrics
 from face_mllm.errors import UserError
 
+MODEL, EXPERT, FUSED = "likelihood", "expert", "late_fusion"  # scorers of an evaluation
 RESAMPLING = 0  # one seed: every system sees the same resampled people
 
 
@@ -50,13 +51,26 @@ def write_answers(root: Path, system: str, seed: int, test: str, table: pd.DataF
     return path
 
 
-def from_eval(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
-    """Answers of ``face-mllm eval`` (its predictions.parquet) in the shape of this table."""
+def from_eval(path: Path, classes: tuple[str, ...], scorer: str = MODEL) -> pd.DataFrame:
+    """Answers of ``face-mllm eval`` (its predictions.parquet) in the shape of this table.
+
+    Args:
+        path: of the predictions.
+        classes: in the order of the table.
+        scorer: whose answers: ``likelihood`` (the model), ``late_fusion`` or ``expert``.
+
+    Raises:
+        UserError: the evaluation has no likelihoods of that scorer.
+    """
     rows = pd.read_parquet(path)
     rows = rows[(rows["task"] == "expression") & (rows["kind"] == "classes")]
-    scorers = rows["scorer"].unique() if "scorer" in rows else []
-    if len(scorers) > 1:
-        rows = rows[rows["scorer"] == "likelihood"]
+    rows = rows[[len(logs) > 0 for logs in rows["log_likelihoods"]]]  # free text has none
+    found = sorted(rows["scorer"].unique())
+    if scorer not in found:
+        raise UserError(
+            f"{path}: no expressions scored by {scorer}", f"choose from {', '.join(found)}"
+        )
+    rows = rows[rows["scorer"] == scorer]
     logs = [
         np.array([dict(zip(choices, values, strict=True)).get(name, -np.inf) for name in classes])
         for choices, values in zip(rows["choices"], rows["log_likelihoods"], strict=True)

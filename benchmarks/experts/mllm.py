@@ -1,0 +1,174 @@
+"""The multimodal LLM beside the experts: trained on the source alone, measured on every set.
+
+Stages 1 and 2 are the same for all; stage 3 goes on from them once for each way an expert may take
+part in training (``alone``, ``token``, ``text``), with the same steps, the same draw of questions
+and the same seed. Late fusion costs no training: it is fitted on the source's val split for each of
+the three. Every step writes its folder whole, so a run that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from domains import test_sets
+from systems import MASK_FER, Bench, mask_fer_config
+from table import EXPERT, FUSED, MODEL, from_eval, write_answers
+
+from data_pipeline.build import build
+from eval.run import evaluate
+from face_mllm.experts.joined.fuse import fuse
+from face_mllm.experts.joined.out_of_fold import out_of_fold
+from face_mllm.experts.mask_fer.train import train_mask_fer
+from face_mllm.hardware import release_memory
+from face_mllm.progress import Progress
+from face_mllm.train import main as train
+
+WAYS = ("alone", "token", "text")
+SETS = {"val": ("source", "val")}  # table's set -> dataset and split; the others are test splits
+MIX = "tasks={expression: 0.34, action_unit: 0.66}"  # a face has one expression, many AUs
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is trained.
+
+    Args:
+        steps: optimiser steps of the three stages.
+        faces: of a step in stage 3.
+        questions: about a face in stages 2 and 3, at most.
+        folds: experts behind the verdicts on training faces.
+    """
+
+    steps: tuple[int, int, int] = (20, 60, 80)
+    faces: int = 8
+    questions: int = 4
+    folds: int = 3
+
+
+class Joined:
+    """One seed of the models with and without an expert, in ``root/mllm``.
+
+    Args:
+        bench: faces, CLIP and settings of all systems.
+        budget: how much is trained.
+        seed: of experts and stages.
+        expert: folder of the expert; None trains mask-FER's patch head on the source.
+        progress: told of what runs.
+    """
+
+    def __init__(
+        self, bench: Bench, budget: Budget, seed: int, expert: Path | None, progress: Progress
+    ) -> None:
+        self.bench, self.budget, self.seed, self.progress = bench, budget, seed, progress
+        self.questions_root = bench.root / "mllm" / "questions"
+        self.folder = bench.root / "mllm" / str(seed)
+        self.given = expert
+
+    def questions(self, name: str) -> Path:
+        """The faces of a set with questions about them, by the embedded recipe."""
+        root = f"sources.0.root={(self.bench.root / name).resolve()}"
+        return _once(
+            self.questions_root / name, lambda out: build("embedded", out, [root], self.progress)
+        )
+
+    @property
+    def expert(self) -> Path:
+        """Who is joined: it saw the labels of the source's train split and no other."""
+        if self.given is not None:
+            return self.given
+
+        def make(out: Path) -> None:
+            config = mask_fer_config(self.bench, self.seed, out, MASK_FER["patch_head"])
+            train_mask_fer(config, self.progress, self.bench.cache)
+
+        return _once(self.folder / "expert", make)
+
+    def stage(self, name: str, number: int, before: Path | None, changes: Sequence[str]) -> Path:
+        """One stage on the source's train split from the shipped embedded config."""
+        kind = ("stage1_align", "stage2_vqa", "stage3_face")[number]
+        settings = [f"data={self.questions('source')}", f"max_steps={self.budget.steps[number]}"]
+        settings += [f"seed={self.seed}", "save_steps=0", *changes]
+        if before is not None:
+            settings += [f"init_from={before}", f"max_questions_per_face={self.budget.questions}"]
+
+        def make(out: Path) -> None:
+            train(f"embedded/{kind}", [*settings, f"out={out}"], self.progress)
+            release_memory()
+
+        return _once(self.folder / name, make)
+
+    def model(self, way: str) -> Path:
+        """Stage 3 with an expert in one of the ways; stages 1 and 2 are those of all."""
+        aligned = self.stage("stage1", 0, None, [])
+        before = self.stage("stage2", 1, aligned, [])
+        changes = [MIX, "task_weights={}", f"faces_per_device={self.budget.faces}"]
+        changes += ["accumulation=1"]
+        if way != "alone":
+            changes += [f"expert.model={self.expert}", f"expert.{way}=true"]
+        if way == "text":
+            changes += [f"expert.verdicts={self.verdicts()}"]
+        return self.stage(f"stage3_{way}", 2, before, changes)
+
+    def verdicts(self) -> Path:
+        """Of each training face, by an expert that was trained without the subject."""
+        return _once(
+            self.folder / "verdicts.parquet",
+            lambda out: out_of_fold(
+                self.expert, self.questions("source"), out, self.budget.folds, self.progress,
+                self.bench.cache,
+            ),
+        )  # fmt: skip
+
+    def fused(self, way: str) -> Path:
+        """The same model with late fusion, fitted on the source's val split."""
+        expert = self.expert if way == "alone" else None
+        return _once(
+            self.folder / f"fused_{way}",
+            lambda out: fuse(
+                self.model(way), self.questions("source"), out, expert, progress=self.progress
+            ),
+        )
+
+    def answers(self, way: str, test: str) -> Path:
+        """What ``face-mllm eval`` writes of a model on a set; returns the predictions."""
+        name, split = SETS.get(test, (test, "test"))
+
+        def make(out: Path) -> None:
+            evaluate(
+                self.fused(way), self.questions(name), out,
+                tasks=["expression"], split=split, clip=None, progress=self.progress,
+            )  # fmt: skip
+            release_memory()
+
+        return _once(self.folder / "eval" / way / test, make) / "predictions.parquet"
+
+    def measure(self, ways: Sequence[str], sets: Sequence[str]) -> None:
+        """Put model, fusion and the joined expert alone in the table."""
+        for test in sets:
+            for way in ways:
+                path = self.answers(way, test)
+                self._enter(path, f"mllm/{way}", test, MODEL)
+                self._enter(path, f"mllm/{way}+fusion", test, FUSED)
+                self._enter(path, "mllm/expert alone", test, EXPERT)
+
+    def _enter(self, path: Path, system: str, test: str, scorer: str) -> None:
+        found = from_eval(path, self.bench.classes, scorer)
+        write_answers(self.bench.root, system, self.seed, test, found)
+
+
+def sets_of(root: Path, wanted: str) -> list[str]:
+    """Names of sets: all of a folder, or those named with commas between."""
+    return wanted.split(",") if wanted else [*SETS, *test_sets(root)]
+
+
+def _once(out: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file or folder unless it is there; what a broken run left is taken away first."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out.with_name(f"{out.name}.run"), ignore_errors=True)
+        print(f"{out.parent.name}/{out.name} ...", flush=True)
+        make(out)
+    return out
