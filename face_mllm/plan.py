@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -13,7 +13,7 @@ from peft import LoraConfig
 from rich.table import Table
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from face_mllm.artifact import STAGE_FILE, read_adapter, read_artifact
+from face_mllm.artifact import STAGE_FILE, Artifact, read_adapter, read_artifact
 from face_mllm.compose import Bases
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
@@ -32,6 +32,9 @@ from face_mllm.flops import StepFormula
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
 from face_mllm.references import is_cached, resolve
 from face_mllm.stages import PartRow, add_lora, apply_freeze, attach_adapter, matched_words
+
+if TYPE_CHECKING:
+    from face_mllm.experts.joined.preflight import PlannedExpert
 
 SHAPES = Path(__file__).with_name("shapes.yaml")
 PREFIX_TOKENS = 40  # system text and template around the picture
@@ -54,12 +57,14 @@ class Planned:
         adapters: part -> adapter it inherits: settings, or the configuration of a written one.
         source: where this is known from.
         fresh: part -> layers that get an adapter in this stage, in words.
+        expert: the stage's expert, where it has one.
     """
 
     bases: Bases
     adapters: dict[str, LoraSettings | LoraConfig] = field(default_factory=dict)
     source: str = "this config"
     fresh: dict[str, str] = field(default_factory=dict)
+    expert: PlannedExpert | None = None
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,14 @@ class Sheet:
 
 
 def planned_start(stage: StageConfig, siblings: Path) -> Planned:
-    """Bases and adapters of a stage; a stage before it need not have run.
+    """Bases, adapters and expert of a stage; a stage before it need not have run.
 
     Args:
         stage: the stage.
         siblings: folder of configs, one of which may say what ``init_from`` will hold.
 
     Raises:
-        UserError: ``init_from`` is neither written nor any sibling's ``out``.
+        UserError: ``init_from`` or the expert is neither written nor any sibling's ``out``.
     """
     if stage.init_from is None:
         start = Planned(
@@ -103,6 +108,8 @@ def planned_start(stage: StageConfig, siblings: Path) -> Planned:
             part: read_adapter(stage.init_from, part) for part in artifact.adapters
         }
         start = Planned(artifact.bases, adapters, str(stage.init_from))
+        if artifact.expert is not None:
+            start.expert = _written_expert(artifact, stage.init_from, siblings)
     else:
         start = _sibling_start(stage, siblings)
     changes: dict[str, Any] = {
@@ -110,7 +117,20 @@ def planned_start(stage: StageConfig, siblings: Path) -> Planned:
         "llm": stage.llm.model or start.bases.llm,
         "llm_quant": stage.llm.quant or start.bases.llm_quant,
     }
-    return replace(start, bases=replace(start.bases, **changes))
+    start = replace(start, bases=replace(start.bases, **changes))
+    if stage.expert is not None or start.expert is not None:
+        from face_mllm.experts.joined.preflight import planned_expert
+
+        start.expert = planned_expert(stage.expert, start.expert, stage.init_from, siblings)
+    return start
+
+
+def _written_expert(artifact: Artifact, folder: Path, siblings: Path) -> PlannedExpert:
+    from face_mllm.experts.joined.expert import FOLDER
+    from face_mllm.experts.joined.preflight import PlannedExpert, outline_of
+
+    assert artifact.expert is not None
+    return PlannedExpert(artifact.expert, outline_of(folder / FOLDER, siblings))
 
 
 def _sibling_start(stage: StageConfig, siblings: Path) -> Planned:
@@ -125,7 +145,8 @@ def _sibling_start(stage: StageConfig, siblings: Path) -> Planned:
             for part, settings in (("llm", before.llm.lora), ("vision", before.vision.lora)):
                 if before.part_trainings()[part] == "lora":
                     adapters.setdefault(part, settings)
-            return Planned(start.bases, adapters, f"{path.name}, not run yet")
+            source = f"{path.name}, not run yet"
+            return Planned(start.bases, adapters, source, expert=start.expert)
     raise UserError(
         f"{stage.init_from}: not written, and no config beside this one writes it",
         "train the stage before, or give init_from=FOLDER",
@@ -195,6 +216,7 @@ def fill_in_sheet(
     quant: str,
     dtype: str,
     tokens: int | None = None,
+    beside: int = 0,
 ) -> Sheet:
     """Freeze the model as the stage says and gather what its estimate needs.
 
@@ -204,13 +226,14 @@ def fill_in_sheet(
         quant: of the LLM.
         dtype: ``bfloat16`` or ``float32``, of the products.
         tokens: of a row, where they could be counted.
+        beside: tokens of a face that an expert adds.
     """
     table = apply_freeze(model, stage)
     trainings = stage.part_trainings()
     decoder = decoder_of(model, trainings["llm"])
     low = 2 if dtype == "bfloat16" else 4
     per_question, labels = typical_question(stage)
-    prefix = PREFIX_TOKENS + model.config.image_tokens
+    prefix = PREFIX_TOKENS + model.config.image_tokens + beside
     questions = max(
         1, min(stage.max_questions_per_face, (stage.max_tokens - prefix) // per_question)
     )
@@ -311,4 +334,8 @@ def plan(stage: StageConfig, siblings: Path, dtype: str, attention: str) -> tupl
         for part, settings in (("llm", stage.llm.lora), ("vision", stage.vision.lora)):
             if stage.part_trainings()[part] == "lora" and part not in start.adapters:
                 start.fresh[part] = matched_words(add_lora(model, settings, part))
-    return fill_in_sheet(model, stage, start.bases.llm_quant, dtype), start
+    beside = 0
+    if start.expert is not None:
+        start.expert.join(model, stage.expert)
+        beside = start.expert.prompt_tokens
+    return fill_in_sheet(model, stage, start.bases.llm_quant, dtype, beside=beside), start

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from data_pipeline.records import read_manifest
+from face_mllm.artifact import read_artifact
 from face_mllm.cluster import check_launch
 from face_mllm.config import StageConfig
 from face_mllm.configio import find_config, load_yaml_model
@@ -90,6 +91,7 @@ def validate(
     siblings = find_config(config).parent
     if not meta:
         check_paths(stage)
+        check_expert(stage)
         passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
     start = planned_start(stage, siblings)
     for words in check_launch(stage, launch, start.bases.llm_quant):
@@ -104,7 +106,9 @@ def validate(
     passed(f"models load; a picture is {processor.image_tokens} image tokens")
     check_round_trip(processor)
     passed("tokenizer round trip, chat template, end of turn")
-    sheet = fill_in_sheet(model, stage, start.bases.llm_quant, hardware.dtype)
+    beside = start.expert.prompt_tokens if start.expert else 0
+    sheet = fill_in_sheet(model, stage, start.bases.llm_quant, hardware.dtype, beside=beside)
+    say_expert(stage, start)
     print_table(stage.stage, sheet.table)
     seconds = one_batch(stage, hardware, model, processor)
     passed("one batch forward and backward")
@@ -167,10 +171,26 @@ def on_paper(stage: StageConfig, siblings: Path, meta: bool) -> Sheet:
         passed(f"adapters of an earlier stage on: {held} ({start.source})")
     for part, words in start.fresh.items():
         passed(f"LoRA in the {part} part on {words}")
+    say_expert(stage, start)
     print_table(stage.stage, sheet.table)
     if meta:
         console.print("[yellow]not checked[/] data, earlier artifacts, weights, tokenizer, a batch")
     return sheet
+
+
+def check_expert(stage: StageConfig) -> None:
+    """The expert of a stage is there, speaks of no face it learned, and has a val split to fit."""
+    before = read_artifact(stage.init_from).expert if stage.init_from else None
+    if stage.expert is not None or before is not None:
+        from face_mllm.experts.joined.join import stage_expert
+
+        stage_expert(stage.expert, before, stage.init_from, stage.data)
+
+
+def say_expert(stage: StageConfig, start: Planned) -> None:
+    """What the expert of the stage is, in lines."""
+    for words in start.expert.words(stage.expert) if start.expert else ():
+        passed(words)
 
 
 def split_counts(stage: StageConfig) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,24 +101,34 @@ def stage_expert(
     if settings is None and before is None:
         return None
     given = settings or ExpertSettings()
-    base, folder = _base(given, before, init_from)
-    base = dataclasses.replace(base, **_chosen(given, base, "token", "text", "fusion"))
-    base = dataclasses.replace(base, **_chosen(given, base, "most", "prompt_type"))
-    if not (base.token or base.text or base.fusion):
+    base = first_base(given, before, init_from, kind_of)
+    folder = Path(base.source) if given.model is not None else Path(str(init_from)) / FOLDER
+    settled = settled_base(given, base)
+    if settled is None:
         return None
-    if given.head == "full" and not base.token:
-        raise UserError("expert.head: full without a token", "set expert.token: true")
-    if given.head == "full" and base.text:
-        raise UserError("expert.head: full with verdicts in the prompt", "set expert.text: false")
-    if base.fusion:
+    if settled.fusion:
         check_val(data)
-    said = verdict_source(given, base, folder, data) if base.text else ""
-    return dataclasses.replace(base, verdicts=said), folder
+    said = verdict_source(given, settled, folder, data) if settled.text else ""
+    return dataclasses.replace(settled, verdicts=said), folder
 
 
-def _base(
-    given: ExpertSettings, before: ExpertBase | None, init_from: Path | None
-) -> tuple[ExpertBase, Path]:
+def first_base(
+    given: ExpertSettings,
+    before: ExpertBase | None,
+    init_from: Path | None,
+    kind: Callable[[Path], str],
+) -> ExpertBase:
+    """Which expert a stage has: the one it names, else that of the stage before.
+
+    Args:
+        given: settings of the stage.
+        before: what the previous artifact has.
+        init_from: the previous artifact.
+        kind: tells what lies in an expert's folder.
+
+    Raises:
+        UserError: no expert named anywhere, or a second one beside a token.
+    """
     if given.model is not None:
         folder = Path(given.model).expanduser().resolve()
         token = before is not None and before.token
@@ -126,11 +137,27 @@ def _base(
                 f"expert.model: {given.model}, but {init_from} has a token of another expert",
                 "leave expert.model out to go on with it, or set expert.token: false first",
             )
-        return ExpertBase(kind_of(folder), str(folder), hidden=given.hidden), folder
+        return ExpertBase(kind(folder), str(folder), hidden=given.hidden)
     if before is None or init_from is None:
         raise UserError("expert without a model", "set expert.model to the expert's folder")
-    base = before if before.token else dataclasses.replace(before, hidden=given.hidden)
-    return base, init_from / FOLDER
+    return before if before.token else dataclasses.replace(before, hidden=given.hidden)
+
+
+def settled_base(given: ExpertSettings, base: ExpertBase) -> ExpertBase | None:
+    """How a stage joins its expert; None where every way is switched off.
+
+    Raises:
+        UserError: a head that cannot train along.
+    """
+    base = dataclasses.replace(base, **_chosen(given, base, "token", "text", "fusion"))
+    base = dataclasses.replace(base, **_chosen(given, base, "most", "prompt_type"))
+    if not (base.token or base.text or base.fusion):
+        return None
+    if given.head == "full" and not base.token:
+        raise UserError("expert.head: full without a token", "set expert.token: true")
+    if given.head == "full" and base.text:
+        raise UserError("expert.head: full with verdicts in the prompt", "set expert.text: false")
+    return base
 
 
 def _chosen(given: ExpertSettings, base: ExpertBase, *names: str) -> dict[str, Any]:
