@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "experts"))
 
+import mllm
 import table as room
 
+from face_mllm.config import StageConfig
+from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 
 CLASSES = ("neutral", "happiness")
@@ -61,15 +65,84 @@ def test_other_faces_are_refused(root):
         room.rows_of(root)
 
 
-def test_answers_of_an_evaluation_are_put_in_the_order_of_the_classes(tmp_path):
-    rows = {
+def predictions(path, logs, **more):
+    """What an evaluation of two faces writes, age asked too; ``logs`` by scorer."""
+    choices = [["happiness", "neutral", "anger"]] * 3
+    shared = {
         "id": ["a", "b", "c"], "subject": ["a", "b", "c"],
         "task": ["expression", "expression", "age"], "kind": ["classes", "classes", "numbers"],
-        "choices": [["happiness", "neutral", "anger"]] * 3,
-        "log_likelihoods": [[-1.0, -2.0, -3.0], [-3.0, -0.5, -2.0], [0.0]],
-        "truth": [0.0, 1.0, 30.0],
+        "choices": choices, "truth": [0.0, 1.0, 30.0],
     }  # fmt: skip
-    pd.DataFrame(rows).to_parquet(tmp_path / "predictions.parquet")
-    found = room.from_eval(tmp_path / "predictions.parquet", CLASSES)
+    tables = [
+        pd.DataFrame({**shared, "scorer": name, "log_likelihoods": [*rows, [0.0]]})
+        for name, rows in logs.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(tables).to_parquet(path)
+    return path
+
+
+OWN = [[-1.0, -2.0, -3.0], [-3.0, -3.5, -2.0]]
+FUSED = [[-1.0, -2.0, -3.0], [-3.0, -0.5, -2.0]]
+SCORED = {"likelihood": OWN, "expert": [[-9.0, -1.0, -9.0]] * 2, "late_fusion": FUSED}
+
+
+def test_answers_of_an_evaluation_are_put_in_the_order_of_the_classes(tmp_path):
+    path = predictions(tmp_path / "p.parquet", {**SCORED, "generate": [[], []]})
+    found = room.from_eval(path, CLASSES)
     assert found["truth"].tolist() == [1, 0]
-    assert np.stack(found["log_likelihoods"]).tolist() == [[-2.0, -1.0], [-0.5, -3.0]]
+    assert np.stack(found["log_likelihoods"]).tolist() == [[-2.0, -1.0], [-3.5, -3.0]]
+    fused = room.from_eval(path, CLASSES, "late_fusion")
+    assert np.stack(fused["log_likelihoods"]).tolist() == [[-2.0, -1.0], [-0.5, -3.0]]
+    with pytest.raises(UserError, match=r"generate.*expert, late_fusion, likelihood"):
+        room.from_eval(path, CLASSES, "generate")
+
+
+def test_each_way_of_joining_has_its_row_beside_the_experts_own(root):
+    """What lies in the folder is not made again, so nothing is trained here."""
+    for way in ("alone", "token"):
+        predictions(root / f"mllm/0/eval/{way}/target/predictions.parquet", SCORED)
+    bench = SimpleNamespace(root=root, classes=CLASSES)
+    models = mllm.Joined(bench, mllm.Budget(), 0, None, lambda *_: None)
+    models.measure(["alone", "token"], ["target"])
+    found = {row.system: row for row in room.rows_of(root)}
+    ways = {f"mllm/{way}{more}" for way in ("alone", "token") for more in ("", "+fusion")}
+    assert set(found) == ways | {"mllm/expert alone"}
+    assert found["mllm/alone"].war == 0.5  # "anger" is no class here, "happiness" comes next
+    assert found["mllm/alone+fusion"].war == 1
+    assert found["mllm/expert alone"].war == 0.5
+    lines = [json.loads(line) for line in room.json_lines(list(found.values()), "mllm/alone")]
+    gains = {line["case"]: line["ours"] - line["rival"] for line in lines}
+    assert gains["target/mllm/alone+fusion"] == 0.5
+
+
+def test_stages_of_all_ways_differ_in_the_expert_alone(root, monkeypatch):
+    asked = {}
+
+    def noted(config, overrides, progress):
+        settings = dict(pair.split("=", 1) for pair in overrides)
+        out = Path(settings.pop("out"))
+        asked[out.name] = (config, settings)
+        out.mkdir()
+        return out
+
+    monkeypatch.setattr(mllm, "train", noted)
+    (root / "mllm/questions/source").mkdir(parents=True)
+    (root / "mllm/0").mkdir()
+    (root / "mllm/0/verdicts.parquet").touch()
+    bench = SimpleNamespace(root=root, classes=CLASSES)
+    models = mllm.Joined(bench, mllm.Budget((5, 6, 7)), 0, root / "expert", lambda *_: None)
+    for way in mllm.WAYS:
+        models.model(way)
+    assert list(asked) == ["stage1", "stage2", "stage3_alone", "stage3_token", "stage3_text"]
+    assert [settings["max_steps"] for _, settings in asked.values()] == list("56777")
+    plain = asked["stage3_alone"][1]
+    for way in ("token", "text"):
+        given = asked[f"stage3_{way}"][1]
+        changed = {key: given[key] for key in given if plain.get(key) != given[key]}
+        verdicts = {"expert.verdicts": str(root / "mllm/0/verdicts.parquet")}
+        expected = {"expert.model": str(root / "expert"), f"expert.{way}": "true"}
+        assert changed == expected | (verdicts if way == "text" else {})
+    for config, settings in asked.values():  # the overrides are what the shipped stages take
+        pairs = [f"{k}={v}" for k, v in settings.items()]
+        load_yaml_model(config, StageConfig, [*pairs, "out=x"])
