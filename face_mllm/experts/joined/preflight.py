@@ -34,6 +34,7 @@ from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.expert import ExpertProjector
 from face_mllm.model.vision import vision_width
 from face_mllm.plan import part_config
+from face_mllm.train import config_kind
 
 VERDICT_TOKENS = 8  # of a class with its number, in most tokenizers
 TOKEN_LAYER = "mask.layers.0.weight"  # of a patch head: its norm is as wide as a patch token
@@ -151,13 +152,16 @@ def outline_of(folder: Path, siblings: Path) -> Outline:
     if any((folder / name).is_file() for name in (INFO_FILE, EXP_CLIP_FILE)):
         return _written(folder)
     for path in (*sorted(siblings.glob("*.yaml")), *sorted(siblings.glob("experts/*.yaml"))):
-        for kind, read in ((MaskFerConfig, _of_mask_fer), (ExpClipConfig, _of_exp_clip)):
-            try:
-                config = load_yaml_model(path, kind)
-            except UserError:
-                continue  # another kind of config
-            if config.out == folder:
-                return read(config, f"{path.name}, not run yet")
+        source = f"{path.name}, not run yet"
+        kind = config_kind(path)
+        if kind == "mask_fer":
+            mask_fer = load_yaml_model(path, MaskFerConfig)
+            if mask_fer.out == folder:
+                return _of_mask_fer(mask_fer, source)
+        elif kind == "exp_clip":
+            exp_clip = load_yaml_model(path, ExpClipConfig)
+            if exp_clip.out == folder:
+                return _of_exp_clip(exp_clip, source)
     raise UserError(
         f"expert.model: {folder}: not written, and no config beside this one writes it",
         "train it with `face-mllm mask-fer train` or `exp-clip train`, or give another folder",
