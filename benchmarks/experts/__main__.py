@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 from domains import classes_of, photographs, synthetic
-from mllm import WAYS, Budget, Joined, sets_of
+from mllm import WAYS, Budget, Joined, all_sets
 from systems import Bench, systems
 from table import EXPERT, FUSED, MODEL, from_eval, json_lines, markdown, rows_of, write_answers
 
@@ -53,14 +53,13 @@ def joined(arguments: argparse.Namespace) -> None:
     """Train, fuse and measure the multimodal models, seed by seed."""
     quiet_libraries()
     bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", {})
-    steps = tuple(int(count) for count in arguments.steps.split(","))
-    budget = Budget(steps, arguments.faces, arguments.questions, arguments.folds)
-    sets = sets_of(arguments.root, arguments.sets)
+    budget = Budget(arguments.steps, arguments.faces, arguments.questions, arguments.folds)
+    sets = arguments.sets or all_sets(arguments.root)
     for seed in range(arguments.seeds):
         started = time.process_time()
         with terminal_progress("mllm") as progress:
             models = Joined(bench, budget, seed, arguments.expert, progress)
-            models.measure(arguments.ways.split(","), sets)
+            models.measure(arguments.ways, sets)
         print(f"mllm, seed {seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
 
@@ -93,12 +92,14 @@ def main() -> None:
     models = verbs.add_parser("mllm")
     models.add_argument("--clip", default="embedded:face-clip", help="of the expert it trains")
     models.add_argument("--expert", type=Path, help="expert's folder; else mask-FER is trained")
-    models.add_argument("--ways", default=",".join(WAYS))
-    models.add_argument("--sets", default="", help="val,target,...; all if not given")
-    models.add_argument("--steps", default="20,60,80", help="of the three stages")
-    models.add_argument("--faces", type=int, default=8, help="a step of stage 3")
-    models.add_argument("--questions", type=int, default=4, help="a face, at most")
-    models.add_argument("--folds", type=int, default=3, help="of verdicts on training faces")
+    models.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    models.add_argument("--sets", nargs="+", help="val target ...; all if not given")
+    models.add_argument("--steps", nargs=3, type=int, default=Budget.steps, help="of the stages")
+    models.add_argument("--faces", type=int, default=Budget.faces, help="a step of stage 3")
+    models.add_argument("--questions", type=int, default=Budget.questions, help="a face, at most")
+    models.add_argument(
+        "--folds", type=int, default=Budget.folds, help="of verdicts on training faces"
+    )
     models.add_argument("--seeds", type=int, default=1)
     added = verbs.add_parser("add")
     added.add_argument("predictions", type=Path)

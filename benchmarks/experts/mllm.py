@@ -42,8 +42,8 @@ class Budget:
         folds: experts behind the verdicts on training faces.
     """
 
-    steps: tuple[int, int, int] = (20, 60, 80)
-    faces: int = 8
+    steps: Sequence[int] = (20, 60, 80)
+    faces: int = 6
     questions: int = 4
     folds: int = 3
 
@@ -159,9 +159,9 @@ class Joined:
         write_answers(self.bench.root, system, self.seed, test, found)
 
 
-def sets_of(root: Path, wanted: str) -> list[str]:
-    """Names of sets: all of a folder, or those named with commas between."""
-    return wanted.split(",") if wanted else [*SETS, *test_sets(root)]
+def all_sets(root: Path) -> list[str]:
+    """The source's val split and every test set of a folder."""
+    return [*SETS, *test_sets(root)]
 
 
 def _once(out: Path, make: Callable[[Path], object]) -> Path:

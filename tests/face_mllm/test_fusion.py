@@ -82,6 +82,25 @@ def test_on_val_fusion_is_never_worse_than_the_mllm(strength):
         assert found["fused"]["nll"] <= found["mllm"]["nll"] + 1e-9
 
 
+@pytest.mark.parametrize("faces", [5, 12])
+def test_the_promise_holds_on_a_handful_of_faces_and_with_classes_the_expert_lacks(faces):
+    """Weight 0 is among the candidates and is the MLLM's own calibrated answer."""
+    for seed in range(12):
+        one, two = drawn(seed, 1.5, faces), drawn(seed + 50, -0.5, faces)
+        lacking = two.expert.copy()
+        lacking[:, 1] = -np.inf
+        groups = [one, dataclasses.replace(two, expert=lacking)]
+        fusion = fit(groups)
+        alone = measure(groups, [fusion.calibrated(g.mllm) for g in groups])
+        fused = measure(groups, [fusion.fused(g.mllm, g.expert) for g in groups])
+        assert fused["uar"] >= alone["uar"]
+        assert fused["war"] >= alone["war"]
+        assert fused["nll"] <= alone["nll"] + 1e-9
+        plain = dataclasses.replace(fusion, weight=0.0, temperature=1.0)
+        own = plain.fused(one.mllm, one.expert)
+        np.testing.assert_allclose(own, plain.calibrated(one.mllm), atol=1e-12)
+
+
 def test_a_misleading_expert_gets_no_weight_and_a_good_one_helps():
     bad, good = drawn(0, -2.0), drawn(0, 2.0)
     found = fit([bad])
