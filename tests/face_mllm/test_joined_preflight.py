@@ -97,7 +97,7 @@ def test_a_later_stage_inherits_what_an_earlier_config_joins(place, tmp_path, ca
     validate(tmp_path / "later.yaml", meta=True)
     said = " ".join(capsys.readouterr().err.split())
     assert "mask_fer (mask_fer.yaml, not run yet), 7 classes, vectors of 128" in said
-    assert "joined by token, text, fusion: 17 more tokens a face" in said
+    assert "joined by token, text, fusion; tokens a face: +17" in said
     validate(tmp_path / "dropped.yaml", meta=True)
     assert "mask_fer" not in capsys.readouterr().err
 

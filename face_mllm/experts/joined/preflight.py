@@ -91,12 +91,12 @@ class PlannedExpert:
         """What the pre-flight says of it."""
         outline, base = self.outline, self.base
         ways = ", ".join(way for way in ("token", "text", "fusion") if getattr(base, way))
-        more = f"{self.prompt_tokens} more tokens a face"
+        more = f"tokens a face: +{self.prompt_tokens}"
         count = sum(parameter.numel() for parameter in outline.head.parameters())
         lines = [
             f"expert: {outline.kind} ({outline.source}), {len(outline.classes)} classes, vectors "
             f"of {outline.width}, {count / 1e6:.2f} M trained parameters on {outline.clip}; "
-            f"joined by {ways}: {more}; its frozen CLIP is not in the estimate"
+            f"joined by {ways}; {more}; its frozen CLIP is not in the estimate"
         ]
         if settings is not None and settings.head == "full":
             terms = "cross-entropy"
