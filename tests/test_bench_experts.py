@@ -63,6 +63,19 @@ def test_other_faces_are_refused(root):
     room.write_answers(root, "b", 0, "target", answers(np.ones(4, bool), list("wxyz")))
     with pytest.raises(UserError, match="other faces of target"):
         room.rows_of(root)
+    with pytest.raises(UserError, match="no face that all systems answered"):
+        room.rows_of(root, common=True)
+
+
+def test_common_faces_are_those_all_systems_answered(root):
+    room.write_answers(root, "a", 0, "target", answers(np.array([1, 1, 0, 0, 0, 0], bool)))
+    room.write_answers(root, "b", 0, "target", answers(np.array([0, 1, 0], bool)))
+    with pytest.raises(UserError, match="--common"):
+        room.rows_of(root)
+    rows = {row.system: row for row in room.rows_of(root, common=True)}
+    assert {row.n for row in rows.values()} == {3}
+    assert rows["a"].war == pytest.approx(2 / 3)
+    assert rows["b"].war == pytest.approx(1 / 3)
 
 
 def predictions(path, logs, **more):

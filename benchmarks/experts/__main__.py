@@ -53,7 +53,8 @@ def joined(arguments: argparse.Namespace) -> None:
     """Train, fuse and measure the multimodal models, seed by seed."""
     quiet_libraries()
     bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", {})
-    budget = Budget(arguments.steps, arguments.faces, arguments.questions, arguments.folds)
+    given = (arguments.faces, arguments.questions, arguments.folds, arguments.limit)
+    budget = Budget(arguments.steps, *given)
     sets = arguments.sets or all_sets(arguments.root)
     for seed in range(arguments.seeds):
         started = time.process_time()
@@ -100,6 +101,7 @@ def main() -> None:
     models.add_argument(
         "--folds", type=int, default=Budget.folds, help="of verdicts on training faces"
     )
+    models.add_argument("--limit", type=int, help="faces of a set, by hash; see table --common")
     models.add_argument("--seeds", type=int, default=1)
     added = verbs.add_parser("add")
     added.add_argument("predictions", type=Path)
@@ -110,6 +112,9 @@ def main() -> None:
     shown = verbs.add_parser("table")
     shown.add_argument("--rival", default="linear_probe")
     shown.add_argument("--json", action="store_true")
+    shown.add_argument(
+        "--common", action="store_true", help="only the faces that all systems of a set answered"
+    )
     for verb in (fitted, models, added, shown):
         verb.add_argument("--root", type=Path, required=True)
     arguments = parser.parse_args()
@@ -126,7 +131,7 @@ def main() -> None:
         answers = from_eval(arguments.predictions, classes, arguments.scorer)
         write_answers(arguments.root, arguments.system, arguments.seed, arguments.test, answers)
     else:
-        rows = rows_of(arguments.root)
+        rows = rows_of(arguments.root, arguments.common)
         if arguments.json:
             print("\n".join(json_lines(rows, arguments.rival)))
         else:

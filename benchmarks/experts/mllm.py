@@ -40,12 +40,14 @@ class Budget:
         faces: of a step in stage 3.
         questions: about a face in stages 2 and 3, at most.
         folds: experts behind the verdicts on training faces.
+        limit: faces of a set that are asked, drawn by hash of id; None for all.
     """
 
     steps: Sequence[int] = (20, 60, 80)
     faces: int = 6
     questions: int = 4
     folds: int = 3
+    limit: int | None = None
 
 
 class Joined:
@@ -139,7 +141,8 @@ class Joined:
         def make(out: Path) -> None:
             evaluate(
                 self.fused(way), self.questions(name), out,
-                tasks=["expression"], split=split, clip=None, progress=self.progress,
+                tasks=["expression"], split=split, limit=self.budget.limit, clip=None,
+                progress=self.progress,
             )  # fmt: skip
             release_memory()
 

@@ -84,25 +84,51 @@ def from_eval(path: Path, classes: tuple[str, ...], scorer: str = MODEL) -> pd.D
     )
 
 
-def rows_of(root: Path) -> list[Row]:
+def rows_of(root: Path, common: bool = False) -> list[Row]:
     """Every system on every set, best UAR first within a set.
 
+    Args:
+        root: folder of the benchmark.
+        common: keep of each set only the faces that all its systems answered.
+
     Raises:
-        UserError: two systems that did not answer the same faces.
+        UserError: two systems that did not answer the same faces, or have none in common.
     """
     found: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for path in sorted((root / "predictions").rglob("*.parquet")):
         system = str(path.parent.parent.relative_to(root / "predictions"))
         table = pd.read_parquet(path).sort_values("id", ignore_index=True)
         found.setdefault((path.stem, system), []).append(table)
+    if common:
+        found = _common(found)
     first: dict[str, pd.Series] = {}
     for (test, system), tables in found.items():
         for table in tables:
             if not first.setdefault(test, table["id"]).equals(table["id"]):
-                raise UserError(f"{system} answered other faces of {test}", "run it again")
+                raise UserError(
+                    f"{system} answered other faces of {test}", "run it again, or use --common"
+                )
     count = len(classes_of(root))
     rows = [_row(system, test, tables, count) for (test, system), tables in found.items()]
     return sorted(rows, key=lambda row: (row.test, -row.uar))
+
+
+def _common(
+    found: dict[tuple[str, str], list[pd.DataFrame]],
+) -> dict[tuple[str, str], list[pd.DataFrame]]:
+    shared: dict[str, set[str]] = {}
+    for (test, _), tables in found.items():
+        for table in tables:
+            shared[test] = shared.get(test, set(table["id"])) & set(table["id"])
+    for test, ids in shared.items():
+        if not ids:
+            raise UserError(f"{test}: no face that all systems answered", "run them again")
+    return {
+        (test, system): [
+            table[table["id"].isin(shared[test])].reset_index(drop=True) for table in tables
+        ]
+        for (test, system), tables in found.items()
+    }
 
 
 def _row(system: str, test: str, tables: list[pd.DataFrame], classes: int) -> Row:
