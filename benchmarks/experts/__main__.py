@@ -72,7 +72,22 @@ def _table(bench: Bench, test: str, logs) -> pd.DataFrame:
     return pd.DataFrame({**columns, "log_likelihoods": list(logs.double().numpy())})
 
 
-def main() -> None:
+def _add_mllm(models: argparse.ArgumentParser) -> None:
+    models.add_argument("--clip", default="embedded:face-clip", help="of the expert it trains")
+    models.add_argument("--expert", type=Path, help="expert's folder; else mask-FER is trained")
+    models.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    models.add_argument("--sets", nargs="+", help="val target ...; all if not given")
+    models.add_argument("--steps", nargs=3, type=int, default=Budget.steps, help="of the stages")
+    models.add_argument("--faces", type=int, default=Budget.faces, help="a step of stage 3")
+    models.add_argument("--questions", type=int, default=Budget.questions, help="a face, at most")
+    models.add_argument(
+        "--folds", type=int, default=Budget.folds, help="of verdicts on training faces"
+    )
+    models.add_argument("--limit", type=int, help="faces of a set, by hash; see table --common")
+    models.add_argument("--seeds", type=int, default=1)
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     data = verbs.add_parser("data")
@@ -91,18 +106,7 @@ def main() -> None:
     fitted.add_argument("--seeds", type=int, default=3)
     fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... head_steps=475")
     models = verbs.add_parser("mllm")
-    models.add_argument("--clip", default="embedded:face-clip", help="of the expert it trains")
-    models.add_argument("--expert", type=Path, help="expert's folder; else mask-FER is trained")
-    models.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    models.add_argument("--sets", nargs="+", help="val target ...; all if not given")
-    models.add_argument("--steps", nargs=3, type=int, default=Budget.steps, help="of the stages")
-    models.add_argument("--faces", type=int, default=Budget.faces, help="a step of stage 3")
-    models.add_argument("--questions", type=int, default=Budget.questions, help="a face, at most")
-    models.add_argument(
-        "--folds", type=int, default=Budget.folds, help="of verdicts on training faces"
-    )
-    models.add_argument("--limit", type=int, help="faces of a set, by hash; see table --common")
-    models.add_argument("--seeds", type=int, default=1)
+    _add_mllm(models)
     added = verbs.add_parser("add")
     added.add_argument("predictions", type=Path)
     added.add_argument("--system", required=True)
@@ -117,7 +121,11 @@ def main() -> None:
     )
     for verb in (fitted, models, added, shown):
         verb.add_argument("--root", type=Path, required=True)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     if arguments.verb == "data":
         synthetic(arguments.out, arguments.size, arguments.train, arguments.test)
     elif arguments.verb == "photographs":
