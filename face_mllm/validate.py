@@ -215,7 +215,7 @@ def one_batch(
         raise UserError(f"the first loss is {loss.item()}", "set precision: fp32")
     console.print(
         f"[dim]first loss {loss.item():.3f}; {batch['input_ids'].shape[1]} tokens a row, "
-        f"{len(batch['label_rows'])} of them labelled in {count} faces"
+        f"{int((batch['label_weights'] > 0).sum())} of them labelled in {count} faces"
     )
     return time.monotonic() - started
 
