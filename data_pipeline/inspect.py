@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.labels.action_units import ACTIVE_THRESHOLD
-from data_pipeline.labels.validate import validate_labels
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import SPLITS, FaceRecord
 from data_pipeline.sources import Dropped, Source, SourceOptions, Variant, get_source, sources
+from data_pipeline.sources.base import unsound
 from data_pipeline.tables import Progress, rendered
 from data_pipeline.tally import Drops, LabelTally
 from face_mllm.configio import apply_overrides, validate_model
@@ -98,8 +98,8 @@ class Reading:
 
     def add(self, row: FaceRecord | Dropped) -> None:
         """Count one row as ``data build`` would take it."""
-        if isinstance(row, FaceRecord) and (problems := validate_labels(row.labels)):
-            row = Dropped(f"labels: {problems[0]}", row.id)
+        if isinstance(row, FaceRecord):
+            row = unsound(row) or row
         if isinstance(row, Dropped):
             self.drops.add(row)
             return

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data_pipeline.faces.policy import NO_FACES, FacePolicy, Faces
-from data_pipeline.labels.leaks import canonical_held_out
+from data_pipeline.labels.leaks import checked_held_out
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
 from data_pipeline.reencode import Reencode
@@ -128,7 +128,7 @@ class Recipe(BaseModel):
     @field_validator("holdout_attributes")
     @classmethod
     def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return canonical_held_out(value)
+        return checked_held_out(value)
 
 
 @dataclass(frozen=True)

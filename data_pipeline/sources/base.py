@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from data_pipeline.labels.validate import contradictions, validate_labels
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import FaceRecord
@@ -172,6 +173,15 @@ def hash_split(subject: str, rule: str = HASH_SPLIT) -> str:
     if place < train:
         return "train"
     return "val" if place < train + val else "test"
+
+
+def unsound(record: FaceRecord) -> Dropped | None:
+    """Return why no questions can be made of a record's labels, None when they are sound."""
+    if problems := validate_labels(record.labels):
+        return Dropped(f"labels: {problems[0]}", record.id)
+    for which, said in contradictions(record.labels):
+        return Dropped(f"labels contradict each other: {which}", f"{record.id}: {said}")
+    return None
 
 
 def record_id(source: str, key: str) -> str:

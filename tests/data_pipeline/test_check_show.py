@@ -95,6 +95,11 @@ def test_each_fault_is_found_and_named(dataset, kind):
     assert kind in report.text
 
 
+def test_an_age_outside_its_band_is_a_conflict(dataset):
+    report = check(dataset(*GOOD, face(20, labels={"age": 25, "age_band": "30-39"})))
+    assert [finding.detail for finding in report.problems] == ["age 25, age_band 30-39"]
+
+
 def test_one_picture_with_two_labels_is_a_conflict(dataset):
     twin = face(21, "val", image=GOOD[1].image, labels={"gender": "female"})
     assert "label conflict" in kinds(check(dataset(*GOOD, twin)))
