@@ -17,16 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.labels.action_units import ACTIVE_THRESHOLD
+from data_pipeline.labels.expressions import find_expression
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import SPLITS, FaceRecord
 from data_pipeline.sources import Dropped, Source, SourceOptions, Variant, get_source, sources
-from data_pipeline.sources.base import unsound
+from data_pipeline.sources.base import canonical_split, unsound
+from data_pipeline.sources.folder import subfolders
 from data_pipeline.tables import Progress, rendered
 from data_pipeline.tally import Drops, LabelTally
 from face_mllm.configio import apply_overrides, validate_model
 from face_mllm.errors import UserError
 
 SAMPLE = 20_000
+TABLES = (".csv", ".tsv", ".txt", ".parquet")
 MAX_LISTED = 5
 FEW_WORDS = 12
 
@@ -179,8 +182,7 @@ def inspect(
     if not root.exists():
         raise UserError(f"{root}: no such file or folder", "check the path")
     reader, variant = _recognised(root, source)
-    where = f"options of {reader.name!r}"
-    options = validate_model(apply_overrides({}, overrides), reader.options, where)
+    options = _options(reader, variant, overrides)
     chosen = [reader.protocol(protocol, options)]
     if every_protocol:
         chosen = list(reader.protocols.values()) or chosen
@@ -193,26 +195,65 @@ def inspect(
 
 def candidates(root: Path) -> list[tuple[Source, Variant]]:
     """Return every reader that recognises ``root``, with the variant it sees."""
-    asked = [(source, source.detect(root)) for source in sources().values() if source.detect]
-    return [(source, variant) for source, variant in asked if variant is not None]
+    return _asked(root)[0]
+
+
+def _asked(root: Path) -> tuple[list[tuple[Source, Variant]], list[UserError]]:
+    """Return who recognises ``root``, and what stopped those who met a broken file in it."""
+    found, stopped = [], []
+    for source in sources().values():
+        try:
+            variant = source.detect(root) if source.detect else None
+        except UserError as error:
+            stopped.append(UserError(f"{source.name}: {error.message}", error.remedy))
+            continue
+        if variant is not None:
+            found.append((source, variant))
+    return found, stopped
+
+
+def _options(reader: Source, variant: Variant | None, overrides: Iterable[str]) -> SourceOptions:
+    """Return the options; what the variant shows may be what a missing one has to be."""
+    where = f"options of {reader.name!r}"
+    try:
+        return validate_model(apply_overrides({}, overrides), reader.options, where)
+    except UserError as error:
+        notes = "; ".join(variant.notes) if variant else ""
+        raise UserError(error.message + (f" ({notes})" if notes else ""), error.remedy) from error
 
 
 def _recognised(root: Path, name: str | None) -> tuple[Source, Variant | None]:
     if name is not None:
         reader = get_source(name)
         return reader, reader.detect(root) if reader.detect else None
-    found = candidates(root)
+    found, stopped = _asked(root)
     if not found:
-        raise UserError(
-            f"{root}: no reader recognises it",
-            "name one with --source (`face-mllm data sources` lists them; folder and table "
-            "read what is not packed as one of the known datasets)",
-        )
+        said = "".join(f"; {error.message}" for error in stopped[:1])
+        raise UserError(f"{root}: no reader recognises it{said}", _generic(root, stopped))
     if len(found) > 1:
         seen = "; ".join(f"{source.name}: {variant.name}" for source, variant in found)
         names = " or ".join(f"--source {source.name}" for source, _ in found)
         raise UserError(f"{root}: several readers recognise it ({seen})", f"add {names}")
     return found[0]
+
+
+def _generic(root: Path, stopped: list[UserError]) -> str:
+    """Return how to go on with what is not packed as one of the known datasets."""
+    if stopped:
+        return stopped[0].remedy
+    command = "face-mllm data inspect"
+    if root.suffix.lower() in TABLES:
+        return (
+            f"read a table of your own with `{command} table {root} columns.image=COLUMN "
+            "columns.expression=COLUMN` (docs/data.md lists the other keys)"
+        )
+    classes = [path.name for path in subfolders(root)] if root.is_dir() else []
+    if any(find_expression(name) or canonical_split(name) for name in classes):
+        return f"read a folder per class with `{command} folder {root}`"
+    return (
+        "name one with --source (`face-mllm data sources` lists them; folder and table "
+        "read what is not packed as one of the known datasets)"
+    )
 
 
 def _read(

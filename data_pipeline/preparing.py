@@ -68,7 +68,9 @@ class Preparer:
 
     def _takes(self, record: FaceRecord, ready: Ready, account: Account, room: Room | None) -> bool:
         if record.split not in SPLITS:
-            raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
+            raise UserError(
+                f"{record.id}: split {record.split!r} is not one of {SPLITS}", "mend the reader"
+            )
         kind, _, amount = ready.entry.take.partition(":")
         if room is not None:  # first:N
             return account.kept[record.split] < room[record.split]

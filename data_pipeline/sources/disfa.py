@@ -17,6 +17,7 @@ from pathlib import Path
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources._frames import (
+    AGAIN,
     find_base,
     fold_split,
     merge_units,
@@ -106,7 +107,7 @@ def _number(frame: str, labels: Path) -> int:
     try:
         return int(frame)
     except ValueError as error:
-        raise UserError(f"{labels}: {frame!r} is no frame number") from error
+        raise UserError(f"{labels}: {frame!r} is no frame number", AGAIN) from error
 
 
 def _check_offset(folder: Path, images: dict[int, Path], coded: Iterable[int], offset: int) -> None:

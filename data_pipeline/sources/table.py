@@ -28,6 +28,7 @@ from data_pipeline.sources.base import (
     canonical_split,
     check_split_rule,
     hash_split,
+    reading,
     record_id,
 )
 from data_pipeline.sources.cells import CellReader
@@ -210,20 +211,15 @@ def _iter_table(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
 
 def _iter_csv(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
     delimiter = "\t" if root.suffix.lower() == ".tsv" else ","
-    with root.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
-            header = [name.strip() for name in rows.fieldnames or ()]
-            _check_columns(root, columns, header)
-            rows.fieldnames = header
-            for number, row in enumerate(rows, start=1):
-                if None in row or None in row.values():
-                    raise UserError(
-                        f"{root}: row {number} has not {len(header)} cells", "mend the row"
-                    )
-                yield row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{root}: {error}", "save it as UTF-8 csv") from error
+    with reading(root), root.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+        header = [name.strip() for name in rows.fieldnames or ()]
+        _check_columns(root, columns, header)
+        rows.fieldnames = header
+        for number, row in enumerate(rows, start=1):
+            if None in row or None in row.values():
+                raise UserError(f"{root}: row {number} has not {len(header)} cells", "mend the row")
+            yield row
 
 
 def _iter_parquet(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
@@ -233,7 +229,7 @@ def _iter_parquet(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(BATCH, columns=columns.needed()):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
-        raise UserError(f"{root}: not readable as parquet ({error})") from error
+        raise UserError(f"{root}: not readable as parquet ({error})", "write it again") from error
 
 
 def _check_columns(root: Path, columns: Columns, header: list[str]) -> None:

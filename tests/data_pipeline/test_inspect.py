@@ -4,7 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from source_fixtures import fixtures, picture
+from source_fixtures import disfa, fixtures, picture
 
 from data_pipeline import sources as registry
 from data_pipeline.inspect import Pictures, candidates, inspect
@@ -137,6 +137,24 @@ def test_nobody_or_several_recognise_it(toy, monkeypatch, tmp_path):
         inspect(toy)
 
 
+def test_a_reader_that_stumbles_is_named_when_nobody_else_knows(toy, monkeypatch):
+    def stumble(root):
+        raise UserError(f"{root / 'x.csv'}: not text", "save it as UTF-8")
+
+    broken = Source("broken", "", read_toy, detect=stumble)
+    monkeypatch.setattr("data_pipeline.inspect.sources", lambda: {"toy": TOY, "broken": broken})
+    assert inspect(toy).source.name == "toy"
+    (toy / "toy.md").unlink()
+    with pytest.raises(UserError, match=r"broken: .*x\.csv: not text -> save it as UTF-8"):
+        inspect(toy)
+
+
+def test_a_missing_option_is_told_with_what_was_seen(tmp_path):
+    disfa.write(tmp_path)
+    with pytest.raises(UserError, match=r"'frame_offset' is missing \(Frames: .*frame_offset -1"):
+        inspect(tmp_path)
+
+
 def test_only_some_of_many_pictures_are_looked_for(tmp_path):
     def sample(limit, count):
         pictures = Pictures(limit=limit)
@@ -190,6 +208,8 @@ def test_generic_sources_on_the_command_line(faces, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["FOLDER"], "data inspect folder "),
+        (["FOLDER.csv"], "data inspect table "),
         (["FOLDER", "--source", "foldre"], "did you mean 'folder'"),
         (["FOLDER", "--source", "folder", "labl=gender"], "labl"),
         (["FOLDER", "--source", "synth", "--protocol", "no/such"], "no protocol 'no/such'"),

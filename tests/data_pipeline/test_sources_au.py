@@ -145,7 +145,7 @@ def test_bp4d_malformed_rows_are_named(tmp_path, row):
 def test_bp4d_columns_and_unit_files_must_be_there(tmp_path):
     root = written("bp4d", tmp_path)
     (root / "AUCoding" / "AU_INT" / "AU12" / "F001_T1_AU12.csv").unlink()
-    with pytest.raises(UserError, match=r"F001_T1_AU12\.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"F001_T1_AU12\.csv: no such file"):
         read("bp4d", root, "bp4d/3fold-int-fold1")
     (root / "AUCoding" / "AU_OCC" / "F001_T1.csv").write_text("1,1,2,4\n7,0,0,0\n")
     with pytest.raises(UserError, match=r"F001_T1\.csv: no column of AU6"):
