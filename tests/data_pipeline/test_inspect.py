@@ -7,7 +7,9 @@ import pytest
 from source_fixtures import disfa, fixtures, picture
 
 from data_pipeline import sources as registry
-from data_pipeline.inspect import Pictures, candidates, inspect
+from data_pipeline.inspect import candidates, inspect
+from data_pipeline.inspected import Inspection, Pictures, Reading
+from data_pipeline.labels.expressions import CLASS_SETS
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import get_source
@@ -95,6 +97,42 @@ def test_every_protocol_is_read_and_units_come_by_number(toy):
     assert not found.ok  # five were published in all
     assert rows(found.text)["all"] == ["3", "5", "-2"]
     assert found.text.index("AU2 ") < found.text.index("AU12 ")
+
+
+@pytest.mark.parametrize(
+    ("published", "ok", "said"),
+    [
+        ({"anger": 2, "fear": 1}, True, ""),
+        ({"anger": 1, "fear": 2}, False, "numbers its classes otherwise"),
+        ({"anger": 2, "sadness": 1}, False, "numbers its classes otherwise"),
+        ({"anger": 3}, False, "-1"),
+    ],
+)
+def test_expressions_are_counted_against_the_published_ones(toy, published, ok, said):
+    (toy / "list.txt").write_text("a anger\nb fear\nv anger\nv2 ?\na2 anger")
+    for name in ("v2", "a2"):
+        picture(toy / f"{name}.png")
+    by = Protocol(name="toy/named", published_expressions={"train": published})
+    reading = Reading(by)
+    for row in read_toy(toy, None, by):
+        reading.add(row)
+    assert reading.ok is ok
+    text = Inspection(TOY, toy, None, [reading]).text
+    assert said in text
+    assert ("expressions of train" in text) is not ok
+
+
+def test_published_expressions_add_up_to_the_published_faces():
+    told = [
+        (protocol, split, words)
+        for source in registry.sources().values()
+        for protocol in source.protocols.values()
+        for split, words in protocol.published_expressions.items()
+    ]
+    assert len(told) >= 12
+    for protocol, split, words in told:
+        assert sum(words.values()) == protocol.published[split], protocol.name
+        assert set(words) == set(CLASS_SETS[protocol.settings["expression_classes"]]), protocol.name
 
 
 def test_missing_and_empty_pictures_are_counted(toy):
