@@ -19,6 +19,7 @@ from data_pipeline.tables import Progress
 from face_mllm.configio import apply_overrides, validate_model
 from face_mllm.errors import UserError
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -108,6 +109,8 @@ def _generic(root: Path, stopped: list[UserError]) -> str:
     """Return how to go on with what is not packed as one of the known datasets."""
     if stopped:
         return stopped[0].remedy
+    if root.suffix.lower() in ARCHIVES:
+        return "unpack it and give the folder"
     command = "face-mllm data inspect"
     if root.suffix.lower() in TABLES:
         return (

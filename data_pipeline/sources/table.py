@@ -257,6 +257,8 @@ def _iter_csv(root: Path, columns: Columns) -> Iterator[dict[str, Any]]:
         _check_columns(root, columns, header)
         rows.fieldnames = header
         for number, row in enumerate(rows, start=1):
+            if not any(str(cell or "").strip() for cell in row.values()):
+                continue  # a line of blanks
             if None in row or None in row.values():
                 raise UserError(f"{root}: row {number} has not {len(header)} cells", "mend the row")
             yield row

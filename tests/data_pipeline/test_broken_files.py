@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from source_fixtures import fixtures
+from source_fixtures import fixtures, root_of
 
 from data_pipeline.inspect import candidates
 from data_pipeline.sources import get_source
@@ -42,7 +42,13 @@ def saved_again(data):
 def read(module, case, root):
     source = get_source(module.NAME)
     options = source.options(**case.options)
-    return list(source.read_rows(root, options, source.protocol(case.protocol, options)))
+    protocol = source.protocol(case.protocol, options)
+    return list(source.read_rows(root_of(module, root), options, protocol))
+
+
+def detected(module, root):
+    detect = get_source(module.NAME).detect
+    return detect(root) if detect else None
 
 
 def told(attempt):
@@ -64,7 +70,6 @@ def label_files(root):
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.NAME)
 def test_a_broken_file_is_told_in_a_line_with_its_remedy(module, tmp_path):
     module.write(tmp_path)
-    detect = get_source(module.NAME).detect
     for path in label_files(tmp_path):
         whole = path.read_bytes()
         for how, data in broken(whole):
@@ -74,7 +79,7 @@ def test_a_broken_file_is_told_in_a_line_with_its_remedy(module, tmp_path):
             else:
                 path.write_bytes(data)
             tries = [lambda case=case: read(module, case, tmp_path) for case in module.CASES]
-            for attempt in (lambda: detect(tmp_path), *tries):
+            for attempt in (lambda: detected(module, tmp_path), *tries):
                 error = told(attempt)
                 assert error is None or (error.remedy and "\n" not in str(error)), (how, error)
             if data is None:
@@ -86,7 +91,7 @@ def test_a_broken_file_is_told_in_a_line_with_its_remedy(module, tmp_path):
 def test_a_text_saved_again_reads_alike(module, tmp_path):
     module.write(tmp_path)
     expected = [read(module, case, tmp_path) for case in module.CASES]
-    variant = get_source(module.NAME).detect(tmp_path)
+    variant = detected(module, tmp_path)
     for path in label_files(tmp_path):
         if path.suffix.lower() not in TEXT:
             continue
@@ -94,7 +99,7 @@ def test_a_text_saved_again_reads_alike(module, tmp_path):
         for how, data in saved_again(whole):
             path.write_bytes(data)
             assert [read(module, case, tmp_path) for case in module.CASES] == expected, (path, how)
-            assert get_source(module.NAME).detect(tmp_path) == variant, (path, how)
+            assert detected(module, tmp_path) == variant, (path, how)
         path.write_bytes(whole)
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from source_fixtures import disfa, fixtures, picture
+from source_fixtures import disfa, fixtures, picture, root_of
 
 from data_pipeline import sources as registry
 from data_pipeline.inspect import candidates, inspect
@@ -226,6 +226,7 @@ def faces(tmp_path):
                 ["faces/gone.png", "", "", 20],
             ]
         )
+    (tmp_path / "faces.zip").write_bytes(b"PK")
     return SimpleNamespace(folder=root, table=tmp_path / "faces.csv")
 
 
@@ -248,6 +249,7 @@ def test_generic_sources_on_the_command_line(faces, capsys):
     [
         (["FOLDER"], "data inspect folder "),
         (["FOLDER.csv"], "data inspect table "),
+        (["FOLDER.zip"], "unpack it"),
         (["FOLDER", "--source", "foldre"], "did you mean 'folder'"),
         (["FOLDER", "--source", "folder", "labl=gender"], "labl"),
         (["FOLDER", "--source", "synth", "--protocol", "no/such"], "no protocol 'no/such'"),
@@ -290,7 +292,8 @@ def test_every_fixture_is_inspected(module, tmp_path):
     for case in module.CASES:
         reader = get_source(module.NAME)
         options = [f"{key}={json.dumps(value)}" for key, value in case.options.items()]
-        found = inspect(tmp_path, reader.name, protocol=case.protocol, overrides=options)
+        root = root_of(module, tmp_path)
+        found = inspect(root, reader.name, protocol=case.protocol, overrides=options)
         (reading,) = found.readings
         assert reading.error == ""
         assert reading.found == Counter(split for split, _ in case.records.values())
