@@ -177,7 +177,11 @@ class _RowReader:
         given = self._text(row, "id", number)
         if given:
             return given
-        return Path(image).stem if isinstance(image, str) else f"{number:08d}"
+        if isinstance(image, bytes):
+            return f"{number:08d}"
+        path, folder = Path(image), self.images.resolve()
+        inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+        return inside.with_suffix("").as_posix().replace("/", "_")
 
     def _image(self, cell: Any) -> bytes | str | None:
         if isinstance(cell, dict):  # Hugging Face image struct

@@ -71,3 +71,9 @@ def test_semicolons_and_names_that_come_twice(tmp_path):
     path.write_text("image,emo,emo\na.jpg,sad,happy\n")
     with pytest.raises(UserError, match="two columns 'emo'"):
         table(path, {"expression": "emo"})
+
+
+def test_pictures_of_one_name_in_two_folders_are_two_faces(tmp_path):
+    rows = [{"image": place} for place in ("train\\1.jpg", "val/1.jpg", "/far/away/1.jpg")]
+    path = write_csv(tmp_path / "faces.csv", rows)
+    assert [row.id for row in table(path, {})] == ["faces_train_1", "faces_val_1", "faces_1"]

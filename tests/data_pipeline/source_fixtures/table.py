@@ -34,7 +34,7 @@ def write(root):
 CASES = [
     Case(
         {
-            "faces_a": (
+            "faces_photos_a": (
                 "train",
                 {
                     "expression": "happiness",
@@ -44,8 +44,8 @@ CASES = [
                     "head_pose": {"yaw": -10.0},
                 },
             ),
-            "faces_b": ("train", {"attributes": {"beard": True}}),
-            "faces_c": (
+            "faces_photos_b": ("train", {"attributes": {"beard": True}}),
+            "faces_photos_c": (
                 "val",
                 {
                     "expression": "sadness",
@@ -57,6 +57,6 @@ CASES = [
         },
         options={"columns": COLUMNS, "values": VALUES},
         dropped={"no image in the row": 1},
-        subjects={"faces_a": "faces_p1", "faces_b": "faces_p1"},
+        subjects={"faces_photos_a": "faces_p1", "faces_photos_b": "faces_p1"},
     )
 ]
