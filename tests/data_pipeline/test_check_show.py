@@ -210,6 +210,7 @@ def placed(source, splits, start=0):
         (("mine", ["train"]), "table/all", ("celeba_dialog", ["val"]), None),
         (("affectnet2017", ["train"]), None, ("celeba", ["val"]), None),
         (("sfew", ["test"]), "sfew/val-as-test", ("afew", ["train"]), "problem"),
+        (("laion_face+openai:m", ["train"]), None, ("facecaption", ["test"]), "problem"),
     ],
 )
 def test_sources_known_to_overlap_are_named(dataset, one, its_protocol, two, verdict):

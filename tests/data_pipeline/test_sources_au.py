@@ -62,6 +62,13 @@ def test_disfa_labels_must_be_whole(tmp_path):
         read("disfa", root, frame_offset=-1)
 
 
+def test_disfa_warns_of_the_poor_landmarks(tmp_path):
+    disfa.write_labels(tmp_path, "SN029")
+    found = get_source("disfa").detect(tmp_path)
+    assert any("SN029" in note and "4330-4536" in note for note in found.notes)
+    assert "decoded frames (SN001/0.png)" in found.missing
+
+
 def test_disfa_without_frames(tmp_path):
     disfa.write_labels(tmp_path, "SN001")
     with pytest.raises(UserError, match="ffmpeg"):
