@@ -75,6 +75,10 @@ def _asked(root: Path) -> tuple[list[tuple[Source, Variant]], list[UserError]]:
         except UserError as error:
             stopped.append(UserError(f"{source.name}: {error.message}", error.remedy))
             continue
+        except OSError as error:
+            said = f"{source.name}: {error.filename}: {error.strerror}"
+            stopped.append(UserError(said, "unpack it again or give the dataset's own folder"))
+            continue
         if variant is not None:
             found.append((source, variant))
     return found, stopped

@@ -227,6 +227,10 @@ def faces(tmp_path):
             ]
         )
     (tmp_path / "faces.zip").write_bytes(b"PK")
+    (tmp_path / "cut" / "AUCoding").mkdir(parents=True)
+    (tmp_path / "cut" / "AUCoding" / "AU_OCC").write_bytes(b"")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "UTKFace").write_bytes(b"an archive without its ending")
     return SimpleNamespace(folder=root, table=tmp_path / "faces.csv")
 
 
@@ -250,6 +254,8 @@ def test_generic_sources_on_the_command_line(faces, capsys):
         (["FOLDER"], "data inspect folder "),
         (["FOLDER.csv"], "data inspect table "),
         (["FOLDER.zip"], "unpack it"),
+        (["FOLDER/../packed", "--source", "utkface"], "a file where a folder belongs"),
+        (["FOLDER/../cut"], "no reader recognises it; bp4d: "),
         (["FOLDER", "--source", "foldre"], "did you mean 'folder'"),
         (["FOLDER", "--source", "folder", "labl=gender"], "labl"),
         (["FOLDER", "--source", "synth", "--protocol", "no/such"], "no protocol 'no/such'"),

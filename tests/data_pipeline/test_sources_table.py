@@ -1,9 +1,10 @@
-"""What a table may hold beyond words and numbers: votes, boxes, compounds; its delimiters."""
+"""Tables with votes, boxes and compounds, their delimiters; folders of labels of every kind."""
 
 import csv
 
 import pytest
-from reading import read
+from reading import read, records
+from source_fixtures import picture
 
 from face_mllm.errors import UserError
 
@@ -77,3 +78,32 @@ def test_pictures_of_one_name_in_two_folders_are_two_faces(tmp_path):
     rows = [{"image": place} for place in ("train\\1.jpg", "val/1.jpg", "/far/away/1.jpg")]
     path = write_csv(tmp_path / "faces.csv", rows)
     assert [row.id for row in table(path, {})] == ["faces_train_1", "faces_val_1", "faces_1"]
+
+
+@pytest.mark.parametrize(
+    ("label", "folder", "labels"),
+    [
+        ("age", "31", {"age": 31.0}),
+        ("age_band", "more than 70", {"age_band": "70+"}),
+        ("compound_expression", "sadly angry", {"compound_expression": "sadly angry"}),
+        ("gender", "Woman", {"gender": "female"}),
+        ("eyeglasses", "yes", {"attributes": {"eyeglasses": True}}),
+        ("No_Beard", "True", {"attributes": {"beard": False}}),
+    ],
+)
+def test_folders_may_be_any_label(tmp_path, label, folder, labels):
+    picture(tmp_path / folder / "a.png")
+    assert [row.labels for row in read("folder", tmp_path, label=label)] == [labels]
+
+
+def test_folders_of_an_attribute_in_words_of_their_own(tmp_path):
+    for name in ("masked", "bare", "odd"):
+        picture(tmp_path / name / "a.png")
+    values = {"masked": True, "bare": False, "odd": None}
+    rows = read("folder", tmp_path, label="wearing_hat", values=values)
+    worn = [row.labels["attributes"]["wearing_hat"] for row in records(rows)]
+    assert worn == [False, True]
+    with pytest.raises(UserError, match=r"odd: 'odd' is no wearing_hat -> map it: `values: \{odd"):
+        read("folder", tmp_path, label="wearing_hat", values={"masked": True, "bare": False})
+    with pytest.raises(ValueError, match="did you mean 'wearing_hat'"):
+        read("folder", tmp_path, label="wearing_hats")
