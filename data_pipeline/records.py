@@ -228,7 +228,9 @@ class DatasetWriter:
     def add(self, record: FaceRecord) -> None:
         """Queue one record; full row groups go to disk at once, so memory stays bounded."""
         if record.split not in SPLITS:
-            raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
+            raise UserError(
+                f"{record.id}: split {record.split!r} is not one of {SPLITS}", "mend the reader"
+            )
         self._pending[record.split].append(record)
         self.counts[record.split] += 1
         full = self.counts[record.split] % self.rows_per_shard == 0

@@ -272,6 +272,8 @@ def _explain_machine(error: BaseException) -> str | None:
         return f"no disk space left{where} -> free some or write elsewhere, then run it again"
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename}: permission denied -> choose a folder you may read and write"
+    if isinstance(error, NotADirectoryError) and error.filename:
+        return f"{error.filename}: a file where a folder belongs -> unpack it or give the folder"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"{error.filename}: read-only file system -> write elsewhere"
     if isinstance(error, MemoryError) or any(mark in text for mark in _OUT_OF_MEMORY):

@@ -53,6 +53,50 @@ def test_the_loss_is_the_expectation_over_the_votes(make_model, built):
     assert float(together) == pytest.approx(expected, rel=1e-4)
 
 
+def test_weights_of_a_build_are_those_of_the_loss(make_model, tmp_path):
+    """Shares, balance and source weight end in one number an answer, which the loss takes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(buffer, "PNG")
+    voted = [{"happy": 3, "sad": 1}, {"happy": 4, "sad": 0}, {"happy": 1, "sad": 1}]
+    lines = [f"a.png,{n},{row['happy']},{row['sad']},{n % 2}" for n, row in enumerate(voted)]
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    (tmp_path / "faces.csv").write_text("\n".join(["file,id,happy,sad,hat", *lines]))
+    columns = {
+        "image": "file",
+        "id": "id",
+        "expression_votes": ["happy", "sad"],
+        "attributes": {"wearing_hat": "hat"},
+    }
+    source = {"source": "table", "root": "faces.csv", "columns": columns, "weight": 2.0}
+    source |= {"split": "hash-100-0-0", "tasks": ["expression", "attribute"]}
+    recipe = {"sources": [source], "soft_labels": True}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    build(tmp_path / "recipe.yaml", tmp_path / "out")
+    qas = [FaceRecord.from_row(row).qa for row in load_split(tmp_path / "out", "train")]
+    said = {(n, qa.answer): qa.weight for n, face in enumerate(qas) for qa in face}
+    # 2.25 votes of 3 are for happiness: 3 / (2 x 2.25) = 2/3 each, sadness 3 / (2 x 0.75) = 2
+    assert said[0, "happiness"] == pytest.approx(2.0 * 0.75 * 2 / 3)
+    assert said[0, "sadness"] == pytest.approx(2.0 * 0.25 * 2)
+    assert said[1, "hat"] == pytest.approx(2.0 * 1.5)  # one of three: 3 / (2 x 1)
+
+    model, processor = make_model()
+    rows = FaceRows(tmp_path / "out", processor, {}, 8, 512, seed=0)
+    with torch.no_grad():
+        items = [rows[place] for place in range(3)]
+        together = model(**model_inputs(RowCollator(0)(items))).loss
+        alone = [
+            (qa.weight, float(nll(model, processor, qa, items[0].picture)))
+            for face in qas
+            for qa in face
+        ]
+    total = sum(weight for weight, _ in alone)
+    assert total == pytest.approx(2.0 * 6)  # six questions of weight 2, whatever the balance
+    expected = sum(weight * loss for weight, loss in alone)  # the trainer divides by the total
+    assert float(together) == pytest.approx(expected, rel=1e-4)
+    unweighted = sum(loss for _, loss in alone) / len(alone)
+    assert abs(unweighted - expected / total) > 1e-3  # another number without them
+
+
 def test_a_trained_model_answers_by_the_shares(make_model):
     """The weighted loss is least where the answers' probabilities are the shares."""
     model, processor = make_model()
