@@ -33,7 +33,7 @@ from face_mllm.artifact import (
     save_artifact,
 )
 from face_mllm.asked import asked_questions
-from face_mllm.checkpoints import last_good
+from face_mllm.checkpoints import check_finite, last_good
 from face_mllm.compose import Bases, compose
 from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
@@ -342,6 +342,7 @@ def write_artifact(
     report: dict[str, float],
 ) -> None:
     """Write the stage's artifact from the trained weights and the run's speed, on one process."""
+    check_finite(weights, trainer.state.global_step)
     run = run_folder(config)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     manifest = read_manifest(config.data)
