@@ -59,6 +59,7 @@ class Load:
         compute_bytes: 2 in bf16 autocast, 4 in fp32.
         stream_bytes: of the residual stream: the LLM's weights' dtype.
         checkpointing: layers keep their input only and run forward twice.
+        pairs: of tokens that attention has to meet, in all rows; None for every pair of a row.
     """
 
     rows: int
@@ -67,6 +68,7 @@ class Load:
     compute_bytes: int = 4
     stream_bytes: int = 4
     checkpointing: bool = False
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,15 @@ from face_mllm.model.processing import FaceProcessor
 from face_mllm.tree import TreeRow, collate_trees, plan_rows
 
 MULTIPLE = 32  # of row lengths and labels
-COUNTS = ("faces", "questions", "answer_tokens", "tokens", "padded_tokens", "separate_tokens")
+COUNTS = (
+    "faces",
+    "questions",
+    "answer_tokens",
+    "tokens",
+    "padded_tokens",
+    "separate_tokens",
+    "seen_pairs",  # of a token and one it sees, itself among them
+)
 
 
 class RowItem(NamedTuple):
@@ -287,6 +295,7 @@ class RowCollator:
                 sum(lengths),
                 batch["input_ids"].numel(),
                 sum(row.separate for row in trees),
+                sum(int(row.tree.positions().sum()) + len(row.tree) for row in trees),
             ]
         )
         return batch
