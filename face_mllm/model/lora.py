@@ -35,8 +35,9 @@ class FusedLoraLinear(LoraLinear):
             return super().forward(x, *args, **kwargs)
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         weight, bias = self.base_layer.weight, self.base_layer.bias
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         elif not x.dtype == a.dtype == b.dtype == weight.dtype:
@@ -46,7 +47,7 @@ class FusedLoraLinear(LoraLinear):
     def _plain_adapter(self) -> str | None:
         """Name of the one adapter at work here, None where PEFT has more to do than add it."""
         base = self.base_layer
-        names = [name for name in self.active_adapters if name in self.lora_A]  # others': tower, LLM
+        names = [name for name in self.active_adapters if name in self.lora_A]  # not other parts'
         if self.disable_adapters or self.merged or type(base) is not nn.Linear:
             return None
         if len(names) != 1 or names[0] in self.lora_variant:

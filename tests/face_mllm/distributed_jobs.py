@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from face_mllm.config import StageConfig
-from face_mllm.model import blocks, lora
+from face_mllm.model import blocks, heads, lora
 
 
 def train(settings: dict, mishap: str = "", rank: int = 0, step: int = 0) -> None:
@@ -28,6 +28,12 @@ def train(settings: dict, mishap: str = "", rank: int = 0, step: int = 0) -> Non
 
     module.build_trainer = build
     module.train(StageConfig.model_validate(settings))
+
+
+def train_in_chunks(settings: dict) -> None:
+    """Train with room for the logits of five label rows."""
+    heads.LOGITS = 5 * 400
+    train(settings)
 
 
 class Told(TrainerCallback):

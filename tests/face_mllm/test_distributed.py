@@ -114,7 +114,10 @@ def test_a_run_of_every_mode_dies_and_goes_on_in_the_next_mode(
 
 
 def test_parts_trained_in_full_survive_sharding(tiny_parts, tiny_data, tmp_path):
-    """The LLM that trains now, and the tower an earlier stage has trained and this one freezes."""
+    """The LLM that trains now, and the tower an earlier stage has trained and this one freezes.
+
+    The processes make their logits in chunks, the one they are compared with makes them whole.
+    """
     llm = {"model": str(tiny_parts / "llm"), "train": "full"}
     vision = {"model": str(tiny_parts / "vision"), "train": "full"}
     more = {"learning_rate": 1e-3, "llm": llm}
@@ -128,7 +131,7 @@ def test_parts_trained_in_full_survive_sharding(tiny_parts, tiny_data, tmp_path)
         needs(mode)
         out = tmp_path / mode
         settings = stage(tiny_parts, tiny_data, out, **more, accumulation=2)
-        Launch(mode, 2, jobs.train, settings, log=tmp_path / f"{mode}-log").done()
+        Launch(mode, 2, jobs.train_in_chunks, settings, log=tmp_path / f"{mode}-log").done()
         assert apart(out, tmp_path / "s1", ["vision.safetensors"]) == 0
         assert apart(out, tmp_path / "alone", ["llm.safetensors", FILES[0]]) < 1e-5
         assert apart(out, tmp_path / "s1", ["llm.safetensors"]) > 1e-4  # it did train

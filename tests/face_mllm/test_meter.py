@@ -16,8 +16,8 @@ from face_mllm.config import StageConfig
 from face_mllm.estimate import decoder_of
 from face_mllm.flops import StepFormula
 from face_mllm.meter import PHASES, RunMeter, measured_peak, report_table
-from face_mllm.model_card import base_licences, data_sources, model_card
 from face_mllm.model.attention import dense_mask, tree_mask_mod
+from face_mllm.model_card import base_licences, data_sources, model_card
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.trainer import METRICS_FILE, loss_words
 
@@ -110,7 +110,9 @@ def test_only_needed_operations_count_so_packing_and_padding_change_nothing(make
     found = []
     for budget in (0, 512):
         batch = RowCollator(processor.pad_id, budget)([rows[visit] for visit in range(3)])
-        meter = RunMeter(model, StepFormula(model, decoder, trainings), rows.tasks, "cpu", "float32")
+        meter = RunMeter(
+            model, StepFormula(model, decoder, trainings), rows.tasks, "cpu", "float32"
+        )
         meter.saw(batch)
         found.append(meter.llm_flops)
         ends = batch["subtree_ends"]
