@@ -27,6 +27,7 @@ from face_mllm.rows import COUNTS
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 console = Console(stderr=True)
+STARVED = 0.1  # share of the time that waiting for data may take
 PHASES = ("data", "tower", "llm", "optimiser", "other")
 
 
@@ -290,6 +291,7 @@ class Metered(Trainer):
         self.log({f"run/{key}": value for key, value in report.items()})
         if self.is_world_process_zero():
             console.print(report_table(report))
+            console.print(data_advice(report, self.args.dataloader_num_workers), end="")
         return report
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -320,6 +322,16 @@ def measured_peak(device: str, dtype: str, seconds: float = 0.25) -> float:
         took = watch.seconds()["product"] - before
         best = max(best, 2 * side**3 / took)
     return best
+
+
+def data_advice(report: dict[str, float], workers: int) -> str:
+    """What to set where the steps waited for their data; empty where they hardly did."""
+    if report["time_data"] <= STARVED:
+        return ""
+    return (
+        f"[yellow]note[/] {report['time_data']:.0%} of the time was spent waiting for data: "
+        f"raise workers (now {workers}), or cache_features: true where the tower is frozen\n"
+    )
 
 
 def report_table(report: dict[str, float]) -> Table:

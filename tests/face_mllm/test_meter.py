@@ -15,7 +15,7 @@ from face_mllm.compose import Bases
 from face_mllm.config import StageConfig
 from face_mllm.estimate import decoder_of
 from face_mllm.flops import StepFormula
-from face_mllm.meter import PHASES, RunMeter, measured_peak, report_table
+from face_mllm.meter import PHASES, RunMeter, data_advice, measured_peak, report_table
 from face_mllm.model.attention import dense_mask, tree_mask_mod
 from face_mllm.model_card import base_licences, data_sources, model_card
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
@@ -142,6 +142,11 @@ def test_sums_of_several_processes_are_what_is_reported(make_model):
 def test_the_peak_is_that_of_matrix_products():
     """One product of the same size, timed by itself, is never much faster than the peak."""
     assert measured_peak("cpu", "float32", 0.05) > 1e8
+
+
+def test_a_starved_run_is_told_what_to_set():
+    assert data_advice({"time_data": 0.04}, 0) == ""
+    assert "raise workers (now 2)" in data_advice({"time_data": 0.25}, 2)
 
 
 def test_progress_words():

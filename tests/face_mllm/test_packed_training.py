@@ -48,6 +48,7 @@ def test_packing_and_passes_change_no_step(tiny_parts, tiny_data, tmp_path):
         "packed": {"verify_packing": True},
         "passes": {"pack": False, "rows_per_pass": 3},
         "small": {"faces_per_device": 2, "accumulation": 4},
+        "workers": {"workers": 2},
     }
     for name, changes in variants.items():
         settings = {"faces_per_device": 8, "max_steps": 3, **changes}
