@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -149,6 +151,30 @@ def test_first_batch_that_differs_stops_the_run(tiny_parts, tiny_data, tmp_path,
     with pytest.raises(UserError, match="not the separate passes"):
         train(config)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_the_data_is_one_line_wherever_it_is_loaded(
+    workers, tiny_parts, tiny_data, tmp_path
+):
+    asked = {"tasks": {"head_pose": 1.0}, "workers": workers}
+    with pytest.raises(UserError) as caught:
+        train(stage(tiny_parts, tiny_data, tmp_path / "s", **asked))
+    assert re.fullmatch(r"toy_\d+: no question of tasks .* -> change `tasks` .*", str(caught.value))
+
+
+def test_a_data_worker_that_dies_is_named(tiny_parts, tiny_data, tmp_path, monkeypatch):
+    """A fork of this process whose memory ran out."""
+    trainer, picture = os.getpid(), FaceRows.picture
+
+    def die(rows, record):
+        if os.getpid() != trainer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return picture(rows, record)
+
+    monkeypatch.setattr(FaceRows, "picture", die)
+    with pytest.raises(UserError, match=r"data-loading process has died.*lower workers"):
+        train(stage(tiny_parts, tiny_data, tmp_path / "s", workers=1))
 
 
 class KilledError(Exception):
