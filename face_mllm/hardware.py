@@ -7,6 +7,8 @@ import gc
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,6 +161,25 @@ def _own_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cpus, _cgroup_cpus() or cpus))
+
+
+@contextmanager
+def lent(module: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
+    """Have a module on the run's device for a while: FSDP and DeepSpeed leave it on the host.
+
+    Until training begins, that is; a tower or a check before it would run on the CPU.
+    """
+    import torch
+
+    before, wanted = next(module.parameters()).device, torch.device(device)
+    if before.type == wanted.type:
+        yield
+        return
+    module.to(wanted)
+    try:
+        yield
+    finally:
+        module.to(before)
 
 
 def data_workers(wanted: int | None, device: str) -> int:

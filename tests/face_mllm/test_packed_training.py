@@ -84,7 +84,7 @@ def rows_of(make_model, tiny_data):
 
 
 class OneProcess:
-    process_index, num_processes = 0, 1
+    process_index, num_processes, device = 0, 1, torch.device("cpu")
 
     def wait_for_everyone(self):
         return None
@@ -123,6 +123,25 @@ def test_two_processes_share_the_work_and_each_reads_all(rows_of, tmp_path):
     assert len(rows.states) == 12
     cache_vision(model, processor, rows, Half(1), root=tmp_path)
     assert len(rows.states) == 24
+
+
+def test_a_tower_left_on_the_host_looks_on_the_device(rows_of, tmp_path, monkeypatch):
+    """FSDP and DeepSpeed move the model when training begins; here the host stands for both."""
+
+    class Sharded(OneProcess):
+        device = torch.device("cuda")
+
+    model, processor, rows = rows_of(visits=2)
+    moves, fill = [], FrozenTower.fill
+    monkeypatch.setattr(model.vision_tower, "to", lambda device: moves.append(device.type))
+
+    def noted(*args):
+        moves.append("fill")
+        return fill(*args)
+
+    monkeypatch.setattr(FrozenTower, "fill", noted)
+    cache_vision(model, processor, rows, Sharded(), root=tmp_path)
+    assert moves == ["cuda", "fill", "cpu"]
 
 
 def test_training_on_cached_features_is_training_on_live_ones(
