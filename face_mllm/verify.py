@@ -92,7 +92,7 @@ def separate_passes(
     sums: Gradients = {}
     for item in items:
         pictures = item.picture[None].to(model.device)
-        asked, _ = rows.drawn(rows.record(item.visit, item.face), item.visit)
+        asked, _ = rows.drawn(rows.record(item.visit, item.face), item.visit, item.face)
         for qa in asked:
             loss = separate_loss(model, processor, qa, pictures, item.expert)
             total += loss.item()
