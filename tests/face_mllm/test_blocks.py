@@ -99,19 +99,35 @@ def test_llms_that_cap_their_scores_keep_their_own_attention():
 
 
 @pytest.mark.parametrize("llm", ["llama", "qwen-sliding"])
-def test_a_step_by_blocks_is_the_step_with_eager_attention(llm, make_model):
+def test_a_step_by_blocks_is_the_step_with_eager_attention(llm, make_model, monkeypatch):
+    made = []
+    for way in ("forward", "backward"):
+        real = getattr(blocks._BlockAttention, way)
+
+        def noted(*args, way=way, real=real):
+            made.append(way)
+            return real(*args)
+
+        monkeypatch.setattr(blocks._BlockAttention, way, staticmethod(noted))
     model, processor = make_model(llm=llm)
     model = model.float()
     row = processor.tree_row([(f"Number {n}?", "yes" if n % 2 else "no", 1.0) for n in range(9)])
     batch = collate_trees([row, row], processor.pad_id, [[0, 1]], 32)
     batch["pixel_values"] = torch.randn(2, 3, *processor.image_size)
     losses, found = [], []
-    for name in ("eager", BLOCKS):
-        model.language_model.set_attn_implementation(name)
+    model.train()
+    for name in ("eager", BLOCKS, "checkpointed"):
+        if name == "checkpointed":
+            model.activation_checkpointing_enable()
+        else:
+            model.language_model.set_attn_implementation(name)
         losses.append(model(**batch).loss)
         found.append(gradients(model, losses[-1]))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
-    assert difference(*found) < 1e-4
+    assert difference(*found[:2]) < 1e-4
+    assert losses[1] == losses[2]
+    assert difference(*found[1:]) < 1e-6
+    assert made.count("forward") == 3 * 2 > made.count("backward") == 2 * 2  # two layers, two steps
 
 
 def lora_layer(bias=True, **settings):
