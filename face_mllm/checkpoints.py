@@ -16,7 +16,7 @@ import random
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,16 @@ def last_good(run: Path, resume: str, say: Callable[[str], Any] = print) -> Path
             f"{run}: no checkpoint is whole", "start again with resume=never, or restore one"
         )
     return None
+
+
+def check_finite(weights: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse to keep weights that are NaN or infinite."""
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{broken[0]} is no longer finite at step {step}",
+            "lower learning_rate or set precision: fp32; the last checkpoint is kept",
+        )
 
 
 def write_progress(folder: Path, progress: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from face_mllm.estimate import (
 )
 from face_mllm.flops import StepFormula
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model.heads import chunk_rows
 from face_mllm.references import is_cached, resolve
 from face_mllm.stages import PartRow, add_lora, apply_freeze, attach_adapter, matched_words
 
@@ -262,7 +263,9 @@ def device_bytes(sheet: Sheet, sharding: str, devices: int) -> int:
         held = held // devices + gathered
     copies = weights.trained // 4 * 2 * (load.compute_bytes == 2)  # autocast's narrow ones
     kept = activation_bytes(sheet.model, sheet.decoder, load, sheet.tower_training)
-    head = load.labels * sheet.decoder.vocabulary * (load.compute_bytes + 4)
+    chunk = chunk_rows(sheet.decoder.vocabulary)
+    head = min(load.labels, chunk) * sheet.decoder.vocabulary * (load.compute_bytes + 4)
+    head += (load.labels > chunk) * chunk * sheet.decoder.vocabulary * 4  # one is made again
     return held + states + copies + kept + head
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from data_pipeline.build import build
 from data_pipeline.questions import QuestionSet, render_questions
 from data_pipeline.records import QA, FaceRecord, load_split, write_dataset
-from face_mllm.rows import FaceRows, RowCollator, RowItem, draw_questions, model_inputs
+from face_mllm.draws import draw_questions
+from face_mllm.rows import FaceRows, RowCollator, RowItem, model_inputs
 
 VOTES = {"sadness": 0.5, "neutral": 0.3, "fear": 0.2}
 
@@ -119,17 +120,18 @@ def test_a_trained_model_answers_by_the_shares(make_model):
 def test_the_answers_of_one_question_are_drawn_together():
     soft = [QA("expression", "all", "?", word, weight=share) for word, share in VOTES.items()]
     others = [QA("attribute", f"a{n}", "?", "no") for n in range(4)]
-    rng = np.random.default_rng(0)
     seen = set()
-    for _ in range(200):
-        for shares in ({}, {"expression": 1, "attribute": 1}):
-            drawn = draw_questions([*soft, *others], shares, 2, rng)
+    for turn in range(50):
+        for shares in ({}, {"expression": 0.3, "attribute": 1}):
+            rng = np.random.default_rng(0)
+            asked = draw_questions([*soft, *others], shares, 2, rng, turn)
+            drawn = [qa for answers in asked for qa in answers]
             words = [qa.answer for qa in drawn if qa.task == "expression"]
             assert words in ([], list(VOTES))
             assert len({(qa.task, qa.name) for qa in drawn}) == 2
             seen.add(bool(words))
     assert seen == {True, False}
-    assert len(draw_questions(soft, {}, 1, rng)) == 3
+    assert [len(answers) for answers in draw_questions(soft, {}, 1, rng)] == [3]
 
 
 def test_a_row_that_is_too_long_loses_whole_questions(make_model, tiny_data):
