@@ -34,6 +34,7 @@ from data_pipeline.records import (
 from data_pipeline.show_tokens import Tokens, default_tokenizer, load_tokens
 from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
+from face_mllm.outputs import check_file
 
 THUMB = 192
 HIDDEN_LABELS = frozenset({"parameters", "landmarks"})
@@ -82,6 +83,8 @@ def show_html(
     Raises:
         UserError: no faces in ``root``, a picture that cannot be read, or no such tokenizer.
     """
+    out = Path(out_html)
+    check_file(out)
     records = sample_records(root, n, seed)
     tokens = load_tokens(tokenizer) if tokenizer else None
     total = sum(count_faces(root, split) for split in SPLITS)
@@ -97,7 +100,6 @@ def show_html(
         tasks=_in_order(qa.task for record in records for qa in record.qa),
         records=[_view(record, tokens) for record in records],
     )
-    out = Path(out_html)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     partial.write_text(html, encoding="utf-8")

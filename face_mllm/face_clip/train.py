@@ -51,6 +51,7 @@ from face_mllm.face_clip.state import (
 from face_mllm.face_clip.texts import equal_texts, training_text
 from face_mllm.face_clip.tokenizer import load_tokenizer, train_tokenizer
 from face_mllm.hardware import Hardware, for_precision
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress, terminal_progress
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -83,8 +84,7 @@ def train_face_clip(config: FaceClipConfig, progress: Progress | None = None) ->
     Raises:
         UserError: bad data or settings, before training starts where possible.
     """
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     if progress is None:
         with terminal_progress("face-clip") as told:
             return train_face_clip(config, told)

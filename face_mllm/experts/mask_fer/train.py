@@ -28,6 +28,7 @@ from face_mllm.experts.mask_fer.losses import draw_channels
 from face_mllm.experts.mask_fer.model import losses
 from face_mllm.experts.mask_fer.state import flat_state, load_state, restore, save_state
 from face_mllm.hardware import Hardware, for_precision
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress, terminal_progress
 from face_mllm.train import manifest_fingerprint
 
@@ -51,8 +52,7 @@ def train_mask_fer(
     Raises:
         UserError: bad data or settings, before training starts where possible.
     """
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     if progress is None:
         with terminal_progress("mask-fer") as told:
             return train_mask_fer(config, told, cache)
