@@ -23,7 +23,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from face_mllm.errors import UserError, brief
 from face_mllm.outputs import check_out
@@ -144,8 +144,10 @@ def open_rgb(source: Any, name: str) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such image file", "check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        foreign = isinstance(error, UnidentifiedImageError)  # its text names a place in memory
+        why = "of no known format" if foreign else brief(error)
         raise UserError(
-            f"{name}: not a readable image ({error})", "remove or replace the file"
+            f"{name}: not a readable image ({why})", "remove or replace the file"
         ) from error
 
 
@@ -302,8 +304,8 @@ def load_split(root: Path | str, split: str) -> datasets.Dataset:
         table = datasets.Dataset.from_parquet([str(shard) for shard in shards], features=FEATURES)
     except datasets.exceptions.DatasetGenerationError as error:
         damage = error.__cause__
-        if not isinstance(damage, pa.ArrowException):  # a full disk, for one
-            raise
+        if not isinstance(damage, pa.ArrowException | OSError) or getattr(damage, "errno", None):
+            raise  # a full disk, for one
         raise _unreadable(f"{root}: {split}", damage) from error
     return table.cast_column("image", datasets.Image(decode=False))
 

@@ -11,7 +11,6 @@ import base64
 import heapq
 import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from data_pipeline.records import (
 from data_pipeline.show_tokens import Tokens, default_tokenizer, load_tokens
 from data_pipeline.tables import rendered
 from face_mllm.errors import UserError
-from face_mllm.outputs import check_file
+from face_mllm.outputs import check_file, write_whole
 
 THUMB = 192
 HIDDEN_LABELS = frozenset({"parameters", "landmarks"})
@@ -101,9 +100,7 @@ def show_html(
         records=[_view(record, tokens) for record in records],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, out)
+    write_whole(out, html)
     return out
 
 

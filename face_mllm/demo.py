@@ -14,11 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline.engine.workspace import write_whole
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.errors import UserError
 from face_mllm.hardware import release_memory
-from face_mllm.outputs import check_out
+from face_mllm.outputs import check_out, write_whole
 from face_mllm.progress import Progress, terminal_progress
 from face_mllm.references import resolve
 

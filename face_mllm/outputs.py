@@ -1,8 +1,11 @@
-"""Where a verb will write: refused at once if it could not be written at the end."""
+"""Where a verb writes: refused at once if it could not be written; there whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from face_mllm.errors import UserError
@@ -48,3 +51,20 @@ def check_file(path: Path | str) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder", "give the name of a file")
     check_writable(path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` to fill; rename it on success, remove it on failure."""
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 from data_pipeline.records import whole_folder
 from face_mllm.cli import main
 from face_mllm.errors import UserError
-from face_mllm.outputs import check_file, check_out
+from face_mllm.outputs import check_file, check_out, whole_file, write_whole
 
 
 @pytest.fixture
@@ -39,6 +39,17 @@ def test_what_cannot_be_written_is_refused(tmp_path, file):
         check_file(tmp_path)
     with pytest.raises(UserError, match="is a file"), whole_folder(file):
         pass
+
+
+def test_a_file_is_whole_or_as_it_was(file):
+    with pytest.raises(OSError, match="full"), whole_file(file) as partial:
+        partial.write_text("half")
+        raise OSError("disk full")
+    assert file.read_text() == "mine"
+    assert [path.name for path in file.parent.iterdir()] == ["file"]
+    write_whole(file, "new")
+    assert file.read_text() == "new"
+    assert [path.name for path in file.parent.iterdir()] == ["file"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")

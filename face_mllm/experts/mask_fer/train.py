@@ -26,7 +26,8 @@ from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.losses import draw_channels
 from face_mllm.experts.mask_fer.model import losses
-from face_mllm.experts.mask_fer.state import flat_state, load_state, restore, save_state
+from face_mllm.experts.mask_fer.state import flat_state, restore
+from face_mllm.flat_state import load_state, save_state
 from face_mllm.hardware import Hardware, for_precision
 from face_mllm.outputs import check_out
 from face_mllm.progress import Progress, terminal_progress
@@ -209,7 +210,7 @@ class Run:
         path = self.folder / CHECKPOINT if given == "auto" else Path(given)
         if given == "never" or (given == "auto" and not path.exists()):
             return
-        flat, about = load_state(path)
+        flat, about = load_state(path, "mask-FER")
         changed = [key for key, value in self._fixed().items() if about["config"][key] != value]
         if changed:
             raise UserError(
