@@ -27,7 +27,7 @@ from eval.table import Asking, Faces, check_answerable, question_table
 from face_mllm import distributed
 from face_mllm.errors import UserError
 from face_mllm.outputs import check_out
-from face_mllm.progress import Progress
+from face_mllm.progress import Progress, notice
 
 log = logging.getLogger(__name__)
 SCORERS = ("likelihood", "generate")
@@ -97,6 +97,8 @@ def evaluate(
     scorers = check_scorers(scorer)
     artifact, faces = read_artifact(model), _faces(data, split, limit, seed)
     asking = asking_for(read_manifest(data), tasks, _held_out(artifact.chain))
+    if distributed.is_main():
+        notice("reading the model")
     loaded = LikelihoodScorer.from_artifact(model)
     zero_shot = _own_clip(artifact.bases.vision) if isinstance(clip, str) else clip
     measured = measure(

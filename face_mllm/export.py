@@ -26,6 +26,7 @@ from face_mllm.experts.joined.fusion import FUSION_FILE
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.outputs import check_out
+from face_mllm.progress import notice
 from face_mllm.scoring import LikelihoodScorer
 
 console = Console(stderr=True)
@@ -55,6 +56,7 @@ def export_merged(folder: Path | str, out: Path, dtype: str = "fp32") -> Path:
     check_out(out)
     if not read_artifact(folder).adapters:
         raise UserError(f"{folder}: no adapter to merge", "it is whole already; use it as it is")
+    notice("reading the model")
     model, processor, artifact = load_artifact(folder, torch.float32)
     before = probe(model, processor)
     del model

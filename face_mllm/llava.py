@@ -27,6 +27,7 @@ from face_mllm.model.heads import logit_scaling
 from face_mllm.model.processing import IMAGE_TOKEN, FaceProcessor
 from face_mllm.model.vision import HAS_CLASS_TOKEN
 from face_mllm.outputs import check_out
+from face_mllm.progress import notice
 
 console = Console(stderr=True)
 TOLERANCE = 1e-3  # largest difference of a logit in fp32, as a share of their spread
@@ -48,6 +49,7 @@ def export_llava(folder: Path | str, out: Path, dtype: str = "fp32") -> Path:
     artifact = read_artifact(folder)
     check_travels(artifact, folder)
     check_out(out)
+    notice("reading the model")
     model, processor, _ = merge(Path(folder), artifact, torch.float32)
     check_counterparts(model)
     with torch.no_grad():

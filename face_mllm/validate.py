@@ -30,6 +30,7 @@ from face_mllm.plan import (
     plan,
     planned_start,
 )
+from face_mllm.progress import notice
 from face_mllm.references import EMBEDDED, is_cached, is_hub_id, resolve
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.train import assemble, check_paths, config_kind, print_table
@@ -100,12 +101,14 @@ def validate(
         return
     hardware = for_precision(stage.precision)
     check_options(stage, hardware.device)
+    notice("reading the models")
     _, model, processor = assemble(stage, hardware)
     passed(f"models load; a picture is {processor.image_tokens} image tokens")
     check_round_trip(processor)
     passed("tokenizer round trip, chat template, end of turn")
     sheet = fill_in_sheet(model, stage, start.bases.llm_quant, hardware.dtype)
     print_table(stage.stage, sheet.table)
+    notice("one batch")
     seconds = one_batch(stage, hardware, model, processor)
     passed("one batch forward and backward")
     print_estimate(stage, sheet, gpus)

@@ -42,9 +42,12 @@ def test_what_cannot_be_written_is_refused(tmp_path, file):
 
 
 def test_a_file_is_whole_or_as_it_was(file):
-    with pytest.raises(OSError, match="full"), whole_file(file) as partial:
+    def halfway(partial):
         partial.write_text("half")
         raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"), whole_file(file) as partial:
+        halfway(partial)
     assert file.read_text() == "mine"
     assert [path.name for path in file.parent.iterdir()] == ["file"]
     write_whole(file, "new")
