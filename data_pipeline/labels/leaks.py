@@ -7,12 +7,14 @@ and ignores case, hyphens and underscores.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_pipeline.labels.attributes import attribute, canonical_attribute
+from data_pipeline.labels.attributes import attribute, attributes, canonical_attribute
+from face_mllm.errors import UserError
 
 _FILLER = r"(?:(?:is|are|was|were|be|being|slightly|widely|wide|partly|half|fully|very|a|bit)\s+)"
 
@@ -27,8 +29,17 @@ class Leak:
 
 
 def canonical_held_out(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the canonical names of held-out attributes, in order, each once."""
-    return tuple(dict.fromkeys(canonical_attribute(name)[0] for name in names))
+    """Return the canonical names of held-out attributes, in order, each once.
+
+    Raises:
+        UserError: a name that looks like a misspelt one, which would hold nothing out.
+    """
+    found = tuple(dict.fromkeys(canonical_attribute(name)[0] for name in names))
+    for name in found:
+        near = difflib.get_close_matches(name, attributes(), n=1, cutoff=0.85)
+        if near and near[0] != name:
+            raise UserError(f"held-out attribute {name!r}", f"did you mean {near[0]!r}?")
+    return found
 
 
 def _pattern(term: str) -> str:

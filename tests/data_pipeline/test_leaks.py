@@ -8,9 +8,17 @@ import pytest
 from data_pipeline.captions import telling_caption
 from data_pipeline.labels import EXPRESSIONS, FAIRFACE_BANDS, GENDERS, action_units, attributes
 from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS
+from data_pipeline.labels.leaks import canonical_held_out
 from data_pipeline.questions import render_questions
 from data_pipeline.records import QA, FaceRecord
 from data_pipeline.tally import LeakCheck
+from face_mllm.errors import UserError
+
+
+def test_a_misspelt_held_out_attribute_is_an_error_and_a_new_one_is_not():
+    with pytest.raises(UserError, match="'smilng' -> did you mean 'smiling'"):
+        canonical_held_out(["beard", "smilng"])
+    assert canonical_held_out(["Smiling", "smiling", "face_paint"]) == ("smiling", "face_paint")
 
 
 def everything_known(rng):
