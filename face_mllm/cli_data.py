@@ -102,7 +102,9 @@ def show(
     """Print faces with their questions and answers, or write them as a contact sheet."""
     from data_pipeline.show import show as run
 
-    typer.echo(run(folder, html=html, count=count, tokenizer=tokenizer))
+    with terminal_progress("drawing") as progress:
+        made = run(folder, html=html, count=count, tokenizer=tokenizer, progress=progress)
+    typer.echo(made)
 
 
 @data_app.command()
