@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from face_mllm.errors import UserError
+from face_mllm.outputs import write_whole
 
 DIGESTS_FILE = "digests.json"
 MOMENTS_FILE = "optimizer.safetensors"
@@ -246,6 +247,4 @@ def forget_after(metrics: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # cut off by the kill
-    partial = metrics.with_name(f"{metrics.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(partial, metrics)
+    write_whole(metrics, "".join(f"{line}\n" for line in kept))

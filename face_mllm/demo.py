@@ -17,6 +17,7 @@ from rich.console import Console
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.errors import UserError
 from face_mllm.hardware import release_memory
+from face_mllm.outputs import check_out, write_whole
 from face_mllm.progress import Progress, terminal_progress
 from face_mllm.references import resolve
 
@@ -115,17 +116,19 @@ def run_demo(out: Path, full: bool = False) -> Path:
 
 
 def claim_folder(out: Path, scale: Scale) -> None:
-    """Remember the scale of the run, so a quick and a full demo never mix."""
-    out.mkdir(parents=True, exist_ok=True)
-    wanted = {"faces": scale.faces, "steps": list(scale.steps), "seed": SEED}
+    """Remember the scale of the run, so that nothing else is taken for a step already done.
+
+    Raises:
+        UserError: ``out`` holds a demo of another scale, or files of something else.
+    """
+    wanted = json.dumps({"faces": scale.faces, "steps": list(scale.steps), "seed": SEED}) + "\n"
     path = out / SCALE_FILE
-    if path.exists():
-        if json.loads(path.read_text()) != wanted:
-            raise UserError(
-                f"{out} holds a demo of another size", "choose another --out or remove it"
-            )
-        return
-    path.write_text(json.dumps(wanted) + "\n")
+    if not path.is_file():
+        check_out(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, wanted)
+    elif path.read_text() != wanted:
+        raise UserError(f"{out} holds a demo of another size", "choose another --out or remove it")
 
 
 def demo_steps(out: Path, scale: Scale) -> list[Step]:

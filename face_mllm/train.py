@@ -49,6 +49,7 @@ from face_mllm.model.attention import use_attention
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model_card import base_licences, data_sources
 from face_mllm.options import check_options, switch_on, trackers
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
 from face_mllm.stages import PartRow, apply_freeze, ensure_lora
@@ -151,8 +152,7 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
 
 def check_paths(config: StageConfig) -> None:
     """Refuse a run whose output exists or whose input does not, before anything is loaded."""
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     manifest = read_manifest(config.data)
     if not any(config.data.glob("train-*.parquet")):
         raise UserError(f"{config.data}: no train split", "build the dataset with one")

@@ -106,6 +106,13 @@ def test_what_would_fail_later_fails_now(overrides, words, offline, capsys):
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("reference", ["embedded:smollm3", "runs/absent/llm", "/absent/llm"])
+def test_references_to_nothing_are_named_without_meta(reference, tiny_parts, tiny_data):
+    words = [f"vision.model={tiny_parts / 'vision'}", f"llm.model={reference}", f"data={tiny_data}"]
+    with pytest.raises(UserError, match=f"{reference}: no such .*model"):
+        validate("embedded/stage1_align", words, gpus=[1])
+
+
 def test_without_meta_the_data_must_be_here(capsys):
     assert main(["validate", "stage2_vqa"]) == 2
     assert "data/faces" in capsys.readouterr().err
