@@ -39,7 +39,7 @@ def our_step(parts: Parts, folder: Path, questions: int, faces: int) -> tuple[fl
     set_lora(model)
     rows = FaceRows.from_stage(config, processor)
     batch = RowCollator.from_stage(config, model, processor)([rows[n] for n in range(faces)])
-    loss = model.train()(**model_inputs(batch)).loss / len(batch["label_rows"])
+    loss = model.train()(**model_inputs(batch)).loss / batch["label_weights"].sum()
     return loss.item(), {canonical(name): g for name, g in gradients(model, loss).items()}
 
 

@@ -272,7 +272,7 @@ def needed_operations(model: Any, inputs: dict[str, torch.Tensor]) -> int:
     real = int((seen.sum(-1) > 1).sum()) + int((positions == 0).any())  # padding sees itself only
     width = config.num_attention_heads * getattr(config, "head_dim", None) or config.hidden_size
     attention = 12 * width * int(seen.sum()) * config.num_hidden_layers
-    head = 4 * len(inputs["label_rows"]) * config.vocab_size * config.hidden_size
+    head = 4 * int((inputs["label_weights"] > 0).sum()) * config.vocab_size * config.hidden_size
     return real * (4 * frozen + 6 * trained) + attention + head
 
 

@@ -29,6 +29,7 @@ from data_pipeline.engine import (
     split_parts,
     workspace,
 )
+from data_pipeline.labels.attributes import attributes
 from data_pipeline.manifest import dataset_card, make_manifest
 from data_pipeline.preparing import Preparer
 from data_pipeline.questions.balance import (
@@ -134,6 +135,18 @@ class _Job:
                 self._absorb(chunk, outcome)
             if not sum(account.kept.values()):
                 raise _nothing_left(ready, account)
+        self._held_out_are_known()
+
+    def _held_out_are_known(self) -> None:
+        """Refuse to hold out what neither the registry nor any face knows: a slip of the pen."""
+        labels = (name for tally in self.tallies.values() for name in tally.words)
+        known = {*attributes(), *(name for key, name in labels if key == "attributes")}
+        for name in self.recipe.holdout_attributes:
+            if name not in known:
+                raise UserError(
+                    f"holdout_attributes: no face is labelled {name!r}",
+                    "write it as `data inspect` lists it, or leave it out",
+                )
 
     def _chunks(self, number: int, ready: Ready) -> Iterator[Chunk]:
         rows = ready.source.read_rows(ready.root, ready.options, ready.protocol)

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipeline.findings import Finding, Report
 from data_pipeline.labels.leaks import mentions
-from data_pipeline.labels.validate import validate_labels
+from data_pipeline.labels.validate import contradictions, validate_labels
 from data_pipeline.overlaps import known_overlaps, origins
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import (
@@ -167,12 +167,9 @@ class _Checker:
 
 
 def _label_findings(record: FaceRecord) -> Iterator[Finding]:
-    for problem in validate_labels(record.labels):
-        yield Finding("bad label", record.id, problem)
-    labels = record.labels
-    male = labels.get("attributes", {}).get("male")
-    if male is not None and "gender" in labels and male != (labels["gender"] == "male"):
-        detail = f"gender {labels['gender']} but attribute male {str(male).lower()}"
+    problems = validate_labels(record.labels)
+    yield from (Finding("bad label", record.id, problem) for problem in problems)
+    for _, detail in () if problems else contradictions(record.labels):
         yield Finding("label conflict", record.id, detail)
 
 

@@ -74,6 +74,7 @@ def _source(ready: Ready, account: Account) -> dict[str, Any]:
         "faces": {
             "policies": dict(sorted(account.policies.items())),
             "found_by": dict(sorted(account.found_by.items())),
+            "not_cut_out": account.not_cut_out,
         },
         "dropped": account.drops.as_dict(),
         "train_questions": account.train_questions,
@@ -220,12 +221,17 @@ def _account_line(entry: Mapping[str, Any]) -> Text:
     kept = ", ".join(f"{split} {count}" for split, count in entry["kept"].items())
     drops = "; ".join(f"{why}: {of['count']}" for why, of in entry["dropped"].items())
     where = f"{entry['source']} {entry['root']} ({entry['protocol']})"
-    taken = entry["rows_read"] - entry["rows_not_taken"]
+    taken, whole = entry["rows_read"] - entry["rows_not_taken"], entry["faces"]["not_cut_out"]
     said = [
         f"took {taken} of {entry['rows_read']} rows by {entry['take']}: {kept}",
         f"weight {entry['weight']:g}: {entry['train_questions']} training questions, "
         f"{entry['train_loss_share']:.1%} of the loss",
         *([f"dropped {drops}"] if drops else []),
+        *(
+            [f"{whole} faces lie in larger pictures: `faces: detect` cuts them out"]
+            if whole
+            else []
+        ),
     ]
     return Text(f"{where}: {'; '.join(said)}")
 

@@ -31,9 +31,9 @@ class Origin(NamedTuple):
     splits: Mapping[str, int]
 
     @property
-    def known_as(self) -> tuple[str, str]:
-        """The names a declaration may mean it by: its own, and that of its reader."""
-        return self.name, self.protocol.split("/")[0]
+    def known_as(self) -> tuple[str, ...]:
+        """The names a declaration may mean it by: its own, without annotators, its reader's."""
+        return self.name, self.name.split("+")[0], self.protocol.split("/")[0]
 
     def __str__(self) -> str:
         of = f" of {self.dataset}" if self.dataset else ""
@@ -83,7 +83,7 @@ def _names(origin: Origin, listed: Collection[str]) -> bool:
 
 
 def _readers(origin: Origin) -> list[Source]:
-    return [sources()[name] for name in origin.known_as if name in sources()]
+    return [sources()[name] for name in dict.fromkeys(origin.known_as) if name in sources()]
 
 
 def _declared(origin: Origin) -> set[str]:

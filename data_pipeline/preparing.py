@@ -13,7 +13,6 @@ from PIL import Image
 from data_pipeline.captions import telling_caption
 from data_pipeline.engine import Chunk, Outcome, Room, Spool
 from data_pipeline.faces import crop_record
-from data_pipeline.labels.validate import validate_labels
 from data_pipeline.questions.balance import balanced_tasks, count_answers
 from data_pipeline.questions.forms import digest
 from data_pipeline.questions.question_set import QuestionSet
@@ -22,6 +21,7 @@ from data_pipeline.recipe import LoadedRecipe, Ready, Reencoded
 from data_pipeline.records import SPLITS, FaceRecord
 from data_pipeline.reencode import reencoded
 from data_pipeline.sources import Dropped
+from data_pipeline.sources.base import unsound
 from data_pipeline.tally import Account, LeakCheck
 from face_mllm.errors import UserError
 
@@ -68,7 +68,9 @@ class Preparer:
 
     def _takes(self, record: FaceRecord, ready: Ready, account: Account, room: Room | None) -> bool:
         if record.split not in SPLITS:
-            raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
+            raise UserError(
+                f"{record.id}: split {record.split!r} is not one of {SPLITS}", "mend the reader"
+            )
         kind, _, amount = ready.entry.take.partition(":")
         if room is not None:  # first:N
             return account.kept[record.split] < room[record.split]
@@ -79,9 +81,8 @@ class Preparer:
 
     def _checked(self, record: FaceRecord, ready: Ready) -> Sequence[FaceRecord | Dropped]:
         """Return the faces of one row, or why there are none."""
-        problems = validate_labels(record.labels)
-        if problems:
-            return [Dropped(f"labels: {problems[0]}", record.id)]
+        if bad := unsound(record):
+            return [bad]
         images = self.recipe.images
         if not record.licence:
             record = replace(record, licence=ready.source.licence)

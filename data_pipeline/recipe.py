@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data_pipeline.faces.policy import NO_FACES, FacePolicy, Faces
-from data_pipeline.labels.leaks import canonical_held_out
+from data_pipeline.labels.leaks import checked_held_out
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
 from data_pipeline.reencode import Reencode
@@ -93,6 +93,8 @@ class Recipe(BaseModel):
         questions: shipped question set (``compact``, ``full``) or a YAML file of one's own.
         expression_classes: overrides the set's classes; a protocol that fixes them wins.
         grids: overrides the set's numeric grids.
+        soft_labels: overrides whether annotators' votes are trained on; likewise.
+        ask_unknown: overrides what is asked where it is not labelled ("cannot be told").
         faces: ``none``: pictures are used as they are (already cropped to the face);
             ``detect``, or a mapping of :class:`data_pipeline.faces.FacePolicy`: faces are found
             in photographs and cut out.
@@ -112,6 +114,8 @@ class Recipe(BaseModel):
     questions: str = "compact"
     expression_classes: Literal["basic7", "canonical8"] | None = None
     grids: Grids | None = None
+    soft_labels: bool | None = None
+    ask_unknown: tuple[str, ...] | None = None
     faces: Faces = NO_FACES
     images: Literal["embed", "link"] | Reencoded = "embed"
     min_side: int = Field(default=16, ge=1)
@@ -128,7 +132,7 @@ class Recipe(BaseModel):
     @field_validator("holdout_attributes")
     @classmethod
     def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return canonical_held_out(value)
+        return checked_held_out(value)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,13 @@ def _question_set(recipe: Recipe, path: Path) -> QuestionSet:
     own = path.parent / recipe.questions
     name = own if own.is_file() else recipe.questions
     grids = None if recipe.grids is None else recipe.grids.model_dump()
-    return QuestionSet.load(name, expression_classes=recipe.expression_classes, grids=grids)
+    return QuestionSet.load(
+        name,
+        expression_classes=recipe.expression_classes,
+        grids=grids,
+        soft_labels=recipe.soft_labels,
+        ask_unknown=recipe.ask_unknown,
+    )
 
 
 def _ready(recipe: Recipe, path: Path, number: int) -> Ready:

@@ -23,9 +23,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
+from face_mllm.outputs import check_out
 
 SPLITS = ("train", "val", "test")
 ROWS_PER_GROUP = 256  # a reader holds one row group of images in memory
@@ -55,6 +56,9 @@ FEATURES = datasets.Features(
         "licence": datasets.Value("string"),
     }
 )
+
+
+REQUIRED = frozenset(FEATURES) - {"crop"}  # a column of later versions
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,10 @@ def open_rgb(source: Any, name: str) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such image file", "check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        foreign = isinstance(error, UnidentifiedImageError)  # its text names a place in memory
+        why = "of no known format" if foreign else brief(error)
         raise UserError(
-            f"{name}: not a readable image ({error})", "remove or replace the file"
+            f"{name}: not a readable image ({why})", "remove or replace the file"
         ) from error
 
 
@@ -228,7 +234,9 @@ class DatasetWriter:
     def add(self, record: FaceRecord) -> None:
         """Queue one record; full row groups go to disk at once, so memory stays bounded."""
         if record.split not in SPLITS:
-            raise UserError(f"{record.id}: split {record.split!r} is not one of {SPLITS}")
+            raise UserError(
+                f"{record.id}: split {record.split!r} is not one of {SPLITS}", "mend the reader"
+            )
         self._pending[record.split].append(record)
         self.counts[record.split] += 1
         full = self.counts[record.split] % self.rows_per_shard == 0
@@ -258,8 +266,7 @@ class DatasetWriter:
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """Give a temporary sibling of ``out`` to fill; rename it on success, remove it on failure."""
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} already holds files", "choose another --out or remove it")
+    check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
     partial.mkdir()
@@ -286,15 +293,22 @@ def load_split(root: Path | str, split: str) -> datasets.Dataset:
     """Memory-map one split of a built dataset, images undecoded.
 
     Raises:
-        UserError: when the folder holds no shards of that split.
+        UserError: when the folder holds no shards of that split, or damaged ones.
     """
     shards = shards_of(root, split)
+    count_faces(root, split)  # a file that is no shard is named before the library meets it
     if not shards:
         raise UserError(
             f"{root}: no {split}-*.parquet",
             "build it with `face-mllm data build RECIPE.yaml --out DIR`",
         )
-    table = datasets.Dataset.from_parquet([str(shard) for shard in shards], features=FEATURES)
+    try:
+        table = datasets.Dataset.from_parquet([str(shard) for shard in shards], features=FEATURES)
+    except datasets.exceptions.DatasetGenerationError as error:
+        damage = error.__cause__
+        if not isinstance(damage, pa.ArrowException | OSError) or getattr(damage, "errno", None):
+            raise  # a full disk, for one
+        raise _unreadable(f"{root}: {split}", damage) from error
     return table.cast_column("image", datasets.Image(decode=False))
 
 
@@ -341,9 +355,19 @@ def find_records(root: Path | str, split: str, ids: Set[str]) -> Iterator[FaceRe
 def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(shard, pre_buffer=False) as file:  # its buffers outlive a row group
+            missing = sorted(REQUIRED.difference(file.schema_arrow.names))
+            if missing:
+                raise UserError(
+                    f"{shard}: no column {', '.join(missing)}, so not a dataset of this package",
+                    "turn the table into one with `data build` and `source: table`",
+                )
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shard}: unreadable ({error})", "build the data again") from error
+        raise _unreadable(shard, error) from error
+
+
+def _unreadable(shard: Path | str, error: BaseException) -> UserError:
+    return UserError(f"{shard}: unreadable ({brief(error)})", "build the data again")
 
 
 def iter_records(root: Path | str, splits: Iterable[str] = SPLITS) -> Iterator[FaceRecord]:

@@ -11,7 +11,6 @@ import base64
 import heapq
 import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,9 @@ from data_pipeline.records import (
     shards_of,
 )
 from data_pipeline.show_tokens import Tokens, default_tokenizer, load_tokens
-from data_pipeline.tables import rendered
+from data_pipeline.tables import Progress, rendered
 from face_mllm.errors import UserError
+from face_mllm.outputs import check_file, write_whole
 
 THUMB = 192
 HIDDEN_LABELS = frozenset({"parameters", "landmarks"})
@@ -65,6 +65,7 @@ def show_html(
     n: int = 24,
     seed: int = 0,
     tokenizer: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a contact sheet as one HTML file that needs no other: faces, labels, questions.
 
@@ -75,6 +76,7 @@ def show_html(
         seed: of the draw.
         tokenizer: whose tokens to show, see :func:`data_pipeline.show_tokens.load_tokens`;
             None shows the words alone.
+        progress: called with (faces drawn, faces in all, what is going on).
 
     Returns:
         The path written.
@@ -82,9 +84,16 @@ def show_html(
     Raises:
         UserError: no faces in ``root``, a picture that cannot be read, or no such tokenizer.
     """
+    out = Path(out_html)
+    check_file(out)
     records = sample_records(root, n, seed)
     tokens = load_tokens(tokenizer) if tokenizer else None
     total = sum(count_faces(root, split) for split in SPLITS)
+    views = []
+    for number, record in enumerate(records, start=1):
+        views.append(_view(record, tokens))
+        if progress:
+            progress(number, len(records), "faces")
     page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
     html = page.render(
         title=f"{Path(root).name}: faces and questions",
@@ -95,13 +104,10 @@ def show_html(
         splits=_in_order(record.split for record in records),
         sources=_in_order(record.source for record in records),
         tasks=_in_order(qa.task for record in records for qa in record.qa),
-        records=[_view(record, tokens) for record in records],
+        records=views,
     )
-    out = Path(out_html)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, out)
+    write_whole(out, html)
     return out
 
 
@@ -115,6 +121,7 @@ def show(
     html: str | Path | None = None,
     count: int = 12,
     tokenizer: str | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Return what to print: the faces as text, or the path of the contact sheet written.
 
@@ -123,7 +130,8 @@ def show(
     """
     if html is None:
         return show_terminal(root, count)
-    return f"wrote {show_html(root, html, count, tokenizer=tokenizer or default_tokenizer())}"
+    chosen = tokenizer or default_tokenizer()
+    return f"wrote {show_html(root, html, count, tokenizer=chosen, progress=progress)}"
 
 
 def _in_order(words: Iterable[str]) -> list[str]:

@@ -87,6 +87,7 @@ class Account:
     drops: Drops = field(default_factory=Drops)
     policies: Counter[str] = field(default_factory=Counter)
     found_by: Counter[str] = field(default_factory=Counter)
+    not_cut_out: int = 0  # faces whose box the source gives, kept with all that is around them
     train_questions: int = 0
     train_weight: int = 0  # in parts of WEIGHT_UNIT, so that the order of faces does not matter
 
@@ -95,6 +96,7 @@ class Account:
         self.kept[record.split] += 1
         self.names[record.source] += 1
         self.licences[record.licence or "unstated"] += 1
+        self.not_cut_out += bool(record.box) and not record.crop
         if record.crop:
             self.policies[record.crop["policy"]] += 1
             self.found_by[record.crop["found_by"]] += 1

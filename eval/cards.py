@@ -72,7 +72,7 @@ def _number(row: object, name: str) -> Chip:
     verdict = "right" if abs(truth - guess) <= CLOSE.get(task, 0) else "wrong"
     unit = {"degrees": "\u00b0", "years": " y"}.get(UNITS.get(task, ""), "")
     label = "" if name == "all" else f"{name} "
-    return Chip(f"{label}{guess:.0f}{unit} (true {truth:.0f})", verdict)
+    return Chip(f"{label}{round(guess)}{unit} (true {round(truth)})", verdict)
 
 
 def _yes_no(row: object, name: str) -> Chip | None:

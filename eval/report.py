@@ -118,6 +118,13 @@ def _short(task: str) -> str:
     return task.removesuffix("_attribute").replace("_attribute_yes_no", "_y/n").replace("_", " ")
 
 
+def plain(name: str) -> str:
+    """A task, metric or attribute as a reader writes it."""
+    for part, words in (("zero_shot_", "zero-shot "), ("_yes_no", " (yes/no)"), ("_", " ")):
+        name = name.replace(part, words)
+    return name
+
+
 def write_report(found: dict[str, Any], measured: Measured, path: Path, seed: int) -> None:
     """Write the page: tables, figures and pictures inside, no link to anything outside."""
     environment = Environment(
@@ -129,7 +136,7 @@ def write_report(found: dict[str, Any], measured: Measured, path: Path, seed: in
         "interval": interval,
         "verdict": verdict,
         "labels": plots.LABELS,
-        "plain": lambda text: text.replace("_", " "),
+        "plain": plain,
     }
     page = environment.get_template("report.html.j2").render(
         found=found,
@@ -158,7 +165,7 @@ def sections(measured: Measured) -> list[dict[str, Any]]:
     order = in_order([key[0] for key in groups])
     for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
         part = groups[key]
-        title = [key[0].replace("_", " ")]
+        title = [plain(key[0])]
         title += [key[1]] * (rows["protocol"].nunique() > 1) + [key[2]] * (len(scorers) > 1)
         wide = part["kind"].iloc[0] == "numeric" and part["name"].nunique() > 1
         svg = Markup(_figure(measured, part, key))

@@ -26,7 +26,8 @@ from eval.results import entries, estimate
 from eval.table import Asking, Faces, check_answerable, question_table
 from face_mllm import distributed
 from face_mllm.errors import UserError
-from face_mllm.progress import Progress
+from face_mllm.outputs import check_out
+from face_mllm.progress import Progress, notice
 
 log = logging.getLogger(__name__)
 SCORERS = ("likelihood", "generate")
@@ -91,12 +92,13 @@ def evaluate(
     from face_mllm.scoring import LikelihoodScorer
 
     distributed.join()
+    check_out(out)
     progress = progress if distributed.is_main() else None
     scorers = check_scorers(scorer)
     artifact, faces = read_artifact(model), _faces(data, split, limit, seed)
     asking = asking_for(read_manifest(data), tasks, _held_out(artifact.chain))
-    if Path(out).exists() and any(Path(out).iterdir()):
-        raise UserError(f"{out} already holds files", "choose another --out or remove it")
+    if distributed.is_main():
+        notice("reading the model")
     loaded = LikelihoodScorer.from_artifact(model)
     zero_shot = _own_clip(artifact.bases.vision) if isinstance(clip, str) else clip
     measured = measure(

@@ -181,7 +181,7 @@ def read_artifact(folder: Path | str) -> Artifact:
         expert = ExpertBase(**info["expert"]) if "expert" in info else None
         bases = Bases(**info["bases"])
         return Artifact(bases, info["chain"], info["trained"], adapters, expert)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{folder}: no {STAGE_FILE} there, so not a face_mllm artifact",
             "give the folder a `face-mllm train` wrote",

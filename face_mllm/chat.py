@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.records import open_rgb
+from eval.tasks import is_binary
 from face_mllm.artifact import QUESTIONS_FILE
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.fusion import spread
@@ -149,7 +150,7 @@ def _enter(out: dict[str, Any], entry: dict[str, Any], chances: np.ndarray) -> N
     task = GROUPS.get(entry["task"], entry["task"])
     if entry["values"]:
         answer: Any = round(float(np.dot(chances, entry["values"])), 1)
-    elif tuple(entry["choices"]) == ("yes", "no"):
+    elif is_binary(entry["choices"]):  # "yes" or "no", "glasses" or "no"
         answer = round(float(chances[0]), 4)
     else:
         rounded = [round(float(chance), 4) for chance in chances]

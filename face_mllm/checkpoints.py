@@ -16,7 +16,7 @@ import random
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from face_mllm.errors import UserError
+from face_mllm.outputs import write_whole
 
 DIGESTS_FILE = "digests.json"
 MOMENTS_FILE = "optimizer.safetensors"
@@ -165,6 +166,16 @@ def last_good(run: Path, resume: str, say: Callable[[str], Any] = print) -> Path
     return None
 
 
+def check_finite(weights: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse to keep weights that are NaN or infinite."""
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{broken[0]} is no longer finite at step {step}",
+            "lower learning_rate or set precision: fp32; the last checkpoint is kept",
+        )
+
+
 def write_progress(folder: Path, progress: dict[str, Any]) -> None:
     """Write what is neither weight nor optimiser state: json, so read back to the last bit."""
     (folder / PROGRESS_FILE).write_text(json.dumps(progress) + "\n")
@@ -236,6 +247,4 @@ def forget_after(metrics: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # cut off by the kill
-    partial = metrics.with_name(f"{metrics.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(partial, metrics)
+    write_whole(metrics, "".join(f"{line}\n" for line in kept))

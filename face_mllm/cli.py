@@ -264,7 +264,13 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_machine(error: BaseException) -> str | None:
-    """What the machine ran out of or forbids."""
+    """What the machine ran out of or forbids; libraries hide it behind errors of their own."""
+    found = _explain_one(error)
+    cause = error.__cause__ or error.__context__
+    return found or (_explain_machine(cause) if cause is not None else None)
+
+
+def _explain_one(error: BaseException) -> str | None:
     text = str(error)
     if getattr(error, "errno", None) in NO_SPACE or "No space left on device" in text:
         place = getattr(error, "filename", None)
@@ -272,6 +278,12 @@ def _explain_machine(error: BaseException) -> str | None:
         return f"no disk space left{where} -> free some or write elsewhere, then run it again"
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename}: permission denied -> choose a folder you may read and write"
+    if isinstance(error, NotADirectoryError) and error.filename:
+        return f"{error.filename}: a file where a folder belongs -> unpack it or give the folder"
+    if isinstance(error, FileExistsError) and error.filename:
+        return f"{error.filename}: a file where a folder belongs -> choose another place"
+    if isinstance(error, IsADirectoryError) and error.filename:
+        return f"{error.filename}: a folder where a file belongs -> choose another name"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"{error.filename}: read-only file system -> write elsewhere"
     if isinstance(error, MemoryError) or any(mark in text for mark in _OUT_OF_MEMORY):

@@ -20,7 +20,9 @@ Folder = Annotated[Path, typer.Argument(help="Built dataset folder.")]
 @data_app.command()
 def synth(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of faces.")],
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Faces; pairs with --counterfactual.")
+    ],
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same faces.")] = 0,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; the CPUs if not given.")
@@ -100,7 +102,9 @@ def show(
     """Print faces with their questions and answers, or write them as a contact sheet."""
     from data_pipeline.show import show as run
 
-    typer.echo(run(folder, html=html, count=count, tokenizer=tokenizer))
+    with terminal_progress("drawing") as progress:
+        made = run(folder, html=html, count=count, tokenizer=tokenizer, progress=progress)
+    typer.echo(made)
 
 
 @data_app.command()

@@ -113,6 +113,7 @@ def check_deepspeed(
             )
     zero = int((settings.get("zero_optimization") or {}).get("stage", 0))
     _quant(zero == 3, quant, f"{name}: ZeRO-3")
+    _whole(zero == 3, stage, name)
 
 
 def _precision(settings: Mapping[str, Any], stage: StageConfig, name: str) -> None:
@@ -145,6 +146,14 @@ def _quant(sharded: bool, quant: str, what: str) -> None:
         )
 
 
+def _whole(split: bool, stage: StageConfig, name: str) -> None:
+    if split and stage.verify_packing:
+        raise UserError(
+            f"{name}: verify_packing needs whole weights, which ZeRO-3 splits",
+            "verify once in one process (max_steps=1), then launch with verify_packing: false",
+        )
+
+
 def check_accelerate(
     settings: Mapping[str, Any], stage: StageConfig, name: str, quant: str = "none"
 ) -> None:
@@ -159,7 +168,9 @@ def check_accelerate(
     deepspeed = settings.get("deepspeed_config") or {}
     _agree(deepspeed, "gradient_accumulation_steps", stage.accumulation, "accumulation", name)
     _agree(deepspeed, "gradient_clipping", stage.max_grad_norm, "max_grad_norm", name)
-    _quant(int(deepspeed.get("zero_stage", 0)) == 3, quant, f"{name}: ZeRO-3")
+    zero = int(deepspeed.get("zero_stage", 0))
+    _quant(zero == 3, quant, f"{name}: ZeRO-3")
+    _whole(zero == 3, stage, name)
     if settings.get("distributed_type") != "FSDP":
         return
     fsdp = settings.get("fsdp_config") or {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.hardware import choose_hardware
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
 from face_mllm.model.blocks import BLOCKS, runs_blocks
@@ -98,7 +98,7 @@ def _load_llm(folder: Path, dtype: torch.dtype, quant: str = "none") -> torch.nn
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder}: not a causal LLM this transformers version can load ({error})",
+            f"{folder}: not a causal LLM this transformers version can load ({brief(error)})",
             "give a Hugging Face causal LLM folder or id",
         ) from error
     keep_exact(llm)
@@ -130,7 +130,13 @@ def folder_fingerprint(folder: Path) -> str:
     Reading the ends keeps it quick for a 14 GB model and still tells two trainings apart.
     """
     digest = hashlib.sha256()
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: no readable config.json, so no model ({brief(error)})",
+            "give the folder of a Hugging Face model",
+        ) from error
     for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
         config.pop(key, None)
     digest.update(json.dumps(config, sort_keys=True).encode())

@@ -148,7 +148,9 @@ class StageConfig(Strict):
     resume: str = Field("auto", description="auto, never, or a checkpoint folder")
     log_steps: int = Field(5, ge=1)
     report_to: tuple[str, ...] = Field((), description="tensorboard, wandb, trackio ...")
-    workers: int = Field(0, ge=0, description="data-loading processes")
+    workers: int | None = Field(
+        None, ge=0, description="data-loading processes; None: up to 4 for a GPU, none on a CPU"
+    )
     deepspeed: Path | None = Field(None, description="a DeepSpeed JSON; else the launcher's choice")
     timeout: float = Field(1800, gt=0, description="seconds a process waits for the others")
 

@@ -114,11 +114,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}{_where(error)}: not valid YAML ({_problem(error)})") from error
+        raise UserError(
+            f"{path}{_where(error)}: not valid YAML ({_problem(error)})", "mend that line"
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise UserError(f"{path}: expected `key: value` lines, found {type(data).__name__}")
+        raise UserError(
+            f"{path}: expected `key: value` lines, found {type(data).__name__}",
+            "give a YAML file of settings",
+        )
     return data
 
 
@@ -157,12 +162,18 @@ def _replace(node: Any, keys: list[str], value: Any, override: str) -> Any:
     head, rest = keys[0], keys[1:]
     if isinstance(node, list):
         if not head.isdigit() or int(head) >= len(node):
-            raise UserError(f"override {override!r}: {head} is not a place in that list")
+            raise UserError(
+                f"override {override!r}: {head} is not a place in that list",
+                f"give 0 to {len(node) - 1}" if node else "the list is empty",
+            )
         place = int(head)
         changed = _replace(node[place], rest, value, override)
         return [*node[:place], changed, *node[place + 1 :]]
     if node is not None and not isinstance(node, dict):
-        raise UserError(f"override {override!r}: the config has a plain value where {head} is")
+        raise UserError(
+            f"override {override!r}: the config has a plain value before {head}",
+            f"leave out .{head} and what follows it",
+        )
     return {**(node or {}), head: _replace((node or {}).get(head), rest, value, override)}
 
 

@@ -165,7 +165,7 @@ def curriculum_of(stage: StageConfig, rows: FaceRows) -> Curriculum | None:
             "raise epochs or max_steps, or remove curriculum",
         )
     # the step's batches and one more are read before the step is measured, workers read 2 each
-    batches = stage.accumulation + 1 + 2 * stage.workers
+    batches = stage.accumulation + 1 + 2 * (stage.workers or 0)
     ahead = batches * stage.faces_per_device * int(os.environ.get("WORLD_SIZE", "1"))
     if ahead > rows.faces // ROOM:
         raise UserError(

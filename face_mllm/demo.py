@@ -17,6 +17,7 @@ from rich.console import Console
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.errors import UserError
 from face_mllm.hardware import release_memory
+from face_mllm.outputs import check_out, write_whole
 from face_mllm.progress import Progress, terminal_progress
 from face_mllm.references import resolve
 
@@ -35,15 +36,37 @@ class Scale:
         faces: train, val and test identities.
         steps: optimiser steps of the three stages.
         minutes: expected on two cores with bf16, per step of the demo, for the time left.
+        settings: of the three stages where they differ from the shipped configs.
     """
 
     faces: dict[str, int]
     steps: tuple[int, int, int]
     minutes: tuple[float, ...]
+    settings: tuple[tuple[str, ...], ...] = ((), (), ())
 
 
+# few steps see few faces: fewer questions of more faces teach what only a few questions ask
 QUICK = Scale(
-    {"train": 900, "val": 60, "test": 120}, (20, 100, 125), (0.6, 0.6, 0.1, 1.4, 3, 5, 2.2)
+    {"train": 900, "val": 60, "test": 120},
+    (20, 100, 130),
+    (0.6, 0.6, 0.1, 1.4, 3.5, 5.5, 2.2),
+    (
+        (),
+        (
+            "faces_per_device=4",
+            "max_questions_per_face=9",
+            "max_tokens=1024",
+            "tasks={attribute: 0.56, gender: 0.06, caption: 0.06, head_pose: 0.32}",
+        ),
+        (
+            "faces_per_device=4",
+            "max_questions_per_face=11",
+            "max_tokens=1024",
+            "tasks={expression: 0.09, action_unit: 0.30, age: 0.09, head_pose: 0.27, "
+            "attribute: 0.20, gender: 0.02, caption: 0.03}",
+            "task_weights={head_pose: 3.0, expression: 1.0}",
+        ),
+    ),
 )
 FULL = Scale(
     {"train": 2600, "val": 200, "test": 400}, (40, 400, 500), (0.6, 1.6, 0.2, 2.8, 12, 21, 8)
@@ -65,7 +88,7 @@ def run_demo(out: Path, full: bool = False) -> Path:
 
     Args:
         out: folder of the run.
-        full: the complete embedded recipe (its target is an hour, not timed yet).
+        full: the complete embedded recipe (about an hour on two cores).
 
     Raises:
         UserError: ``out`` holds a demo of the other scale, or a step's own error.
@@ -93,17 +116,19 @@ def run_demo(out: Path, full: bool = False) -> Path:
 
 
 def claim_folder(out: Path, scale: Scale) -> None:
-    """Remember the scale of the run, so a quick and a full demo never mix."""
-    out.mkdir(parents=True, exist_ok=True)
-    wanted = {"faces": scale.faces, "steps": list(scale.steps), "seed": SEED}
+    """Remember the scale of the run, so that nothing else is taken for a step already done.
+
+    Raises:
+        UserError: ``out`` holds a demo of another scale, or files of something else.
+    """
+    wanted = json.dumps({"faces": scale.faces, "steps": list(scale.steps), "seed": SEED}) + "\n"
     path = out / SCALE_FILE
-    if path.exists():
-        if json.loads(path.read_text()) != wanted:
-            raise UserError(
-                f"{out} holds a demo of another size", "choose another --out or remove it"
-            )
-        return
-    path.write_text(json.dumps(wanted) + "\n")
+    if not path.is_file():
+        check_out(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, wanted)
+    elif path.read_text() != wanted:
+        raise UserError(f"{out} holds a demo of another size", "choose another --out or remove it")
 
 
 def demo_steps(out: Path, scale: Scale) -> list[Step]:
@@ -165,6 +190,7 @@ def train_stage(out: Path, data: Path, number: int, scale: Scale, progress: Prog
         f"out={out / STAGES[number]}",
         f"max_steps={scale.steps[number]}",
         f"seed={SEED}",
+        *scale.settings[number],
     ]
     if number:
         overrides.append(f"init_from={out / STAGES[number - 1]}")

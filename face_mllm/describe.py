@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline.records import open_rgb
 from face_mllm.errors import UserError
-from face_mllm.progress import Progress, quiet_libraries
+from face_mllm.progress import Progress, notice, quiet_libraries
 
 FORMATS = ("json", "csv")
 
@@ -51,6 +51,7 @@ def describe_images(
     policy = policy_for(model, faces)
     # whole photographs are not kept in memory, crops are
     crops = {image: open_faces(image, policy) for image in images if policy.mode == "detect"}
+    notice("reading the model")
     loaded = FaceMLLM.from_pretrained(model)
     rows = []
     for number, image in enumerate(images):

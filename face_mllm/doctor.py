@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from face_mllm.embedded import cache, smollm2
+from face_mllm.progress import notice
 from face_mllm.references import is_cached
 
 GIB = 2**30
@@ -41,6 +42,7 @@ class Finding:
 
 def run_doctor(as_json: bool = False) -> bool:
     """Print the findings; return whether the demo can run here."""
+    notice("looking at this machine")
     findings = list(examine())
     able = all(finding.state != "missing" for finding in findings)
     if as_json:

@@ -1,5 +1,13 @@
 """The one error a user can mend: every verb prints it in a line and exits with code 2."""
 
+MOST = 200  # characters of a library's message within one of ours
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error's text, cut where a library lists all it knows."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= MOST else line[: MOST - 3] + "..."
+
 
 class UserError(Exception):
     """Bad input, with the place and the remedy.

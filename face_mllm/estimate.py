@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from face_mllm.model import FaceMLLMForConditionalGeneration
+from face_mllm.model.blocks import BLOCKS
+from face_mllm.model.heads import chunk_rows
 from face_mllm.model.vision import image_tokens
 from face_mllm.stages import part_of
 
@@ -45,7 +47,7 @@ class Decoder:
     lora_outputs: int = 0
     dropout: bool = False
     dora: bool = False
-    eager: bool = False
+    attention: str = "sdpa"  # its implementation's name in transformers
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Load:
         compute_bytes: 2 in bf16 autocast, 4 in fp32.
         stream_bytes: of the residual stream: the LLM's weights' dtype.
         checkpointing: layers keep their input only and run forward twice.
+        pairs: of tokens that attention has to meet, in all rows; None for every pair of a row.
     """
 
     rows: int
@@ -67,6 +70,7 @@ class Load:
     compute_bytes: int = 4
     stream_bytes: int = 4
     checkpointing: bool = False
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def decoder_of(model: FaceMLLMForConditionalGeneration, training: str) -> Decode
         vocabulary=config.vocab_size,
         product_weights=sum(_numel(parameter) for parameter in products),
         training=training,
-        eager=config._attn_implementation == "eager",
+        attention=config._attn_implementation,
     )
     adapters = [module for module in layers.modules() if hasattr(module, "lora_A")]
     adapters = [module for module in adapters if "default" in module.lora_A]
@@ -211,7 +215,9 @@ def attention_bytes(decoder: Decoder, load: Load) -> int:
     """What the attention of one layer keeps: eager all its chances, a fused kernel none."""
     n, s = load.rows * load.tokens, load.compute_bytes
     q = decoder.heads * decoder.head_dim
-    if not decoder.eager:  # queries, keys, values, output, the sums of the softmax
+    if decoder.attention == BLOCKS:  # queries, keys and values as they come
+        return n * s * (q + 2 * decoder.kv_heads * decoder.head_dim)
+    if decoder.attention != "eager":  # queries, keys, values, output, the sums of the softmax
         return 4 * n * q * s + 4 * n * decoder.heads
     chances = load.rows * decoder.heads * load.tokens**2
     return 3 * n * q * s + chances * (4 if s == 4 else 4 + s)
@@ -237,7 +243,12 @@ def activation_bytes(
     inner, narrow = projector_shape(model)
     pictures = load.rows * model.config.image_tokens
     projector = pictures * s * (narrow + 2 * inner)
-    head = n * (4 * decoder.hidden + 4) + load.labels * decoder.vocabulary * 4
+    head = n * (4 * decoder.hidden + 4)
+    if load.labels <= chunk_rows(decoder.vocabulary):
+        head += load.labels * decoder.vocabulary * 4
+    else:  # nothing but the chunks' hidden states
+        head += load.labels * decoder.hidden * load.stream_bytes
+    head += n * decoder.hidden * load.stream_bytes * (decoder.training == "full")  # its norm's
     tower = load.rows * tower_saved_bytes(model, tower_training) * s // 4
     return layers + projector + head + tower
 

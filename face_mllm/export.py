@@ -25,6 +25,8 @@ from face_mllm.errors import UserError
 from face_mllm.experts.joined.fusion import FUSION_FILE
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.outputs import check_out
+from face_mllm.progress import notice
 from face_mllm.scoring import LikelihoodScorer
 
 console = Console(stderr=True)
@@ -51,10 +53,10 @@ def export_merged(folder: Path | str, out: Path, dtype: str = "fp32") -> Path:
     folder = Path(folder)
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}", f"choose one of {', '.join(DTYPES)}")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} already holds files", "remove it or give another folder")
+    check_out(out)
     if not read_artifact(folder).adapters:
         raise UserError(f"{folder}: no adapter to merge", "it is whole already; use it as it is")
+    notice("reading the model")
     model, processor, artifact = load_artifact(folder, torch.float32)
     before = probe(model, processor)
     del model

@@ -81,7 +81,8 @@ class StepFormula:
 
     def _attention(self, load: Load) -> int:
         width = self.decoder.heads * self.decoder.head_dim
-        return self.decoder.layers * 4 * load.rows * load.tokens**2 * width
+        pairs = load.rows * load.tokens**2 if load.pairs is None else load.pairs
+        return self.decoder.layers * 4 * pairs * width
 
     def _forward(self, load: Load) -> int:
         weights = self.decoder.product_weights + self.decoder.lora_weights

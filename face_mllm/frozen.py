@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from data_pipeline.records import FaceRecord
 from face_mllm.features import FrozenTower
+from face_mllm.hardware import lent
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.progress import Progress
@@ -28,7 +29,7 @@ def cache_vision(
     in its own dtype, whatever the precision of the stage.
 
     Args:
-        model: composed model on its device, the tower frozen.
+        model: composed model, the tower frozen.
         processor: its processor.
         rows: of the stage; changed.
         accelerator: joins the processes.
@@ -36,13 +37,14 @@ def cache_vision(
         root: folder of all caches; the user's cache folder if not given.
     """
     config = model.config
-    tower = FrozenTower(
-        model.vision_tower, processor.image_processor, config.vision_layer, config.vision_select
-    )
-    cache = tower.cache(root)
     share = rows.visited()[accelerator.process_index :: accelerator.num_processes]
-    if share:
-        tower.fill(cache, _Faces(rows, share), progress)
+    with lent(model.vision_tower, accelerator.device):
+        tower = FrozenTower(
+            model.vision_tower, processor.image_processor, config.vision_layer, config.vision_select
+        )
+        cache = tower.cache(root)
+        if share:
+            tower.fill(cache, _Faces(rows, share), progress)
     accelerator.wait_for_everyone()
     cache.refresh()
     rows.states = cache

@@ -7,6 +7,8 @@ import gc
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 CGROUP = Path("/sys/fs/cgroup")
+MOST_WORKERS = 4  # of one training process
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,47 @@ def _arm_bf16() -> bool:
 
 def usable_cpus() -> int:
     """CPUs this process may use: the least of affinity, cgroup quota and ``OMP_NUM_THREADS``."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    cpus = _own_cpus()
+    return min(cpus, int(wanted)) if wanted.isdigit() and int(wanted) else cpus
+
+
+def _own_cpus() -> int:
+    """CPUs that affinity and cgroup leave, however many threads a product may take."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = _cgroup_cpus()
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    limits = [cpus, quota, int(wanted) if wanted.isdigit() and int(wanted) else cpus]
-    return max(1, min(limit for limit in limits if limit is not None))
+    return max(1, min(cpus, _cgroup_cpus() or cpus))
+
+
+@contextmanager
+def lent(module: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
+    """Have a module on the run's device for a while: FSDP and DeepSpeed leave it on the host.
+
+    Until training begins, that is; a tower or a check before it would run on the CPU.
+    """
+    import torch
+
+    before, wanted = next(module.parameters()).device, torch.device(device)
+    if before.type == wanted.type:
+        yield
+        return
+    module.to(wanted)
+    try:
+        yield
+    finally:
+        module.to(before)
+
+
+def data_workers(wanted: int | None, device: str) -> int:
+    """Data-loading processes: those asked for, else as many as keep an accelerator fed.
+
+    A GPU's step takes less time than its pictures, so they are made meanwhile; on a CPU the step
+    itself needs every core.
+    """
+    if wanted is not None:
+        return wanted
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # launched on this machine together
+    return 0 if device == "cpu" else max(0, min(MOST_WORKERS, _own_cpus() // local - 1))
 
 
 def _cgroup_cpus() -> int | None:

@@ -26,6 +26,8 @@ from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.heads import logit_scaling
 from face_mllm.model.processing import IMAGE_TOKEN, FaceProcessor
 from face_mllm.model.vision import HAS_CLASS_TOKEN
+from face_mllm.outputs import check_out
+from face_mllm.progress import notice
 
 console = Console(stderr=True)
 TOLERANCE = 1e-3  # largest difference of a logit in fp32, as a share of their spread
@@ -46,8 +48,8 @@ def export_llava(folder: Path | str, out: Path, dtype: str = "fp32") -> Path:
         raise UserError(f"dtype {dtype!r}", f"choose one of {', '.join(DTYPES)}")
     artifact = read_artifact(folder)
     check_travels(artifact, folder)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} already holds files", "remove it or give another folder")
+    check_out(out)
+    notice("reading the model")
     model, processor, _ = merge(Path(folder), artifact, torch.float32)
     check_counterparts(model)
     with torch.no_grad():

@@ -27,6 +27,7 @@ from face_mllm.rows import COUNTS
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 console = Console(stderr=True)
+STARVED = 0.1  # share of the time that waiting for data may take
 PHASES = ("data", "tower", "llm", "optimiser", "other")
 
 
@@ -78,7 +79,6 @@ class RunMeter:
         formula: operations of its micro-batches.
         tasks: names of the codes in ``label_tasks``.
         device, dtype: of the products, see :class:`face_mllm.hardware.Hardware`.
-        checkpointing: whether forward passes are repeated.
     """
 
     def __init__(
@@ -88,13 +88,11 @@ class RunMeter:
         tasks: Sequence[str],
         device: str,
         dtype: str,
-        checkpointing: bool = False,
     ) -> None:
         self.formula = formula
         self.tasks = tuple(tasks)
         self.device = device
         self.dtype = dtype
-        self.checkpointing = checkpointing
         self.watch = Stopwatch(device)
         self.started = time.perf_counter()
         self.ended = self.started
@@ -120,7 +118,6 @@ class RunMeter:
             tasks,
             hardware.device,
             hardware.dtype,
-            stage.gradient_checkpointing,
         )
 
     def _watch_tower(self, tower: nn.Module) -> None:
@@ -142,16 +139,13 @@ class RunMeter:
         self._last = (self.started, 0)
 
     def saw(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Count one micro-batch before it runs."""
-        rows, tokens = inputs["input_ids"].shape
-        targets = inputs["label_targets"]
+        """Count one micro-batch before it runs: what it needs, no padding and no masked pairs."""
         counts = dict(zip(COUNTS, inputs["counts"].tolist(), strict=True))
-        faces = counts["faces"]
         self.questions += counts["questions"]
-        self.tokens += rows * tokens
-        self.faces += faces
-        load = Load(rows, tokens, len(targets), checkpointing=self.checkpointing)
-        step = self.formula(load, faces)
+        self.tokens += counts["tokens"]
+        self.faces += counts["faces"]
+        load = Load(1, counts["tokens"], counts["answer_tokens"], pairs=counts["seen_pairs"])
+        step = self.formula(load, counts["faces"])
         self.llm_flops += step.llm
         self.flops += step.llm + step.projector
 
@@ -191,9 +185,10 @@ class RunMeter:
         """The whole run, over all processes; collective.
 
         Returns:
-            seconds, steps, faces, questions, tokens, their rates, ``share_of_peak`` of all useful
+            seconds, steps, faces, questions, tokens, their rates, ``share_of_peak`` of all needed
             operations over all the time, ``llm_share_of_peak`` of the LLM's over its own, the
-            peak in operations a second, and ``time_*`` shares of the phases.
+            peak in operations a second, and ``time_*`` shares of the phases. Padding, masked
+            attention pairs and what checkpointing repeats are not needed operations.
         """
         own = [self.faces, self.questions, self.tokens, self.flops + self._tower_flops()]
         whole = reduce(torch.tensor([*own, self.llm_flops], dtype=torch.float64)).tolist()
@@ -296,6 +291,7 @@ class Metered(Trainer):
         self.log({f"run/{key}": value for key, value in report.items()})
         if self.is_world_process_zero():
             console.print(report_table(report))
+            console.print(data_advice(report, self.args.dataloader_num_workers), end="")
         return report
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -326,6 +322,16 @@ def measured_peak(device: str, dtype: str, seconds: float = 0.25) -> float:
         took = watch.seconds()["product"] - before
         best = max(best, 2 * side**3 / took)
     return best
+
+
+def data_advice(report: dict[str, float], workers: int) -> str:
+    """What to set where the steps waited for their data; empty where they hardly did."""
+    if report["time_data"] <= STARVED:
+        return ""
+    return (
+        f"[yellow]note[/] {report['time_data']:.0%} of the time was spent waiting for data: "
+        f"raise workers (now {workers}), or cache_features: true where the tower is frozen\n"
+    )
 
 
 def report_table(report: dict[str, float]) -> Table:

@@ -75,10 +75,13 @@ def switch_on(stage: StageConfig, language_model: Any) -> list[str]:
     """Apply ``liger`` and ``compile`` to the LLM; returns what was done, in words."""
     done = []
     if stage.liger:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        from liger_kernel.transformers import monkey_patch
 
+        kind = language_model.config.model_type
+        if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:  # it would do nothing, silently
+            raise UserError(f"liger: true: Liger has no kernels for {kind}", "set liger: false")
         # the loss is computed at the label rows already: only the layers' kernels are taken
-        _apply_liger_kernel_to_instance(
+        monkey_patch._apply_liger_kernel_to_instance(
             model=language_model, cross_entropy=False, fused_linear_cross_entropy=False
         )
         done.append("Liger kernels in the LLM's layers")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 
 from face_mllm.curriculum import Curriculum, CurriculumSampler
+from face_mllm.errors import UserError
 from face_mllm.rows import COUNTS, split_rows
 
 
@@ -39,6 +41,11 @@ class RowPasses(Trainer):
         if self.curriculum:
             return CurriculumSampler(self.curriculum)
         return SequentialSampler(self.train_dataset)  # FaceRows shuffles by (seed, visit) itself
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        """The micro-batches of a step."""
+        with worker_errors():
+            return super().get_batch_samples(*args)
 
     def training_step(
         self,
@@ -96,6 +103,23 @@ class RowPasses(Trainer):
             "token_saving": round(total["separate_tokens"] / total["tokens"], 3),
             "padding": round(1 - total["tokens"] / total["padded_tokens"], 4),
         }
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Give the errors of data-loading processes as lines: torch wraps them in their traceback."""
+    try:
+        yield
+    except UserError as error:
+        wrapped, _, line = str(error).rpartition(f"{UserError.__name__}: ")
+        raise UserError(line.strip()) if wrapped else error from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a data-loading process has died ({str(error).splitlines()[0]})",
+            "memory may have run out: lower workers; the last checkpoint is kept",
+        ) from error
 
 
 def without_labels(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from face_mllm.artifact import STAGE_FILE, Artifact, read_adapter, read_artifact
 from face_mllm.compose import Bases
 from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import load_yaml_model
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.estimate import (
     Decoder,
     Load,
@@ -30,7 +30,8 @@ from face_mllm.estimate import (
 )
 from face_mllm.flops import StepFormula
 from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
-from face_mllm.references import is_cached, resolve
+from face_mllm.model.heads import chunk_rows
+from face_mllm.references import is_cached, is_hub_id, resolve
 from face_mllm.stages import PartRow, add_lora, apply_freeze, attach_adapter, matched_words
 
 if TYPE_CHECKING:
@@ -165,12 +166,12 @@ def part_config(reference: str, kind: str) -> tuple[PretrainedConfig, str]:
     if reference in shapes and not local:
         shape = dict(shapes[reference])
         return AutoConfig.for_model(shape.pop("model_type"), **shape), "sizes kept in shapes.yaml"
-    place = str(resolve(reference)) if local or reference.startswith("embedded:") else reference
+    place = reference if is_hub_id(reference) and not local else str(resolve(reference))
     try:
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{reference}: its sizes are not known here ({str(error).splitlines()[0]})",
+            f"{reference}: its sizes are not known here ({brief(error)})",
             "give a folder that holds its config.json",
         ) from error
     inner = getattr(config, "vision_config", None) if kind == "vision" else None
@@ -285,7 +286,9 @@ def device_bytes(sheet: Sheet, sharding: str, devices: int) -> int:
         held = held // devices + gathered
     copies = weights.trained // 4 * 2 * (load.compute_bytes == 2)  # autocast's narrow ones
     kept = activation_bytes(sheet.model, sheet.decoder, load, sheet.tower_training)
-    head = load.labels * sheet.decoder.vocabulary * (load.compute_bytes + 4)
+    chunk = chunk_rows(sheet.decoder.vocabulary)
+    head = min(load.labels, chunk) * sheet.decoder.vocabulary * (load.compute_bytes + 4)
+    head += (load.labels > chunk) * chunk * sheet.decoder.vocabulary * 4  # one is made again
     return held + states + copies + kept + head
 
 

@@ -39,6 +39,13 @@ def terminal_progress(title: str = "") -> Iterator[Report]:
         shown.stop()
 
 
+def notice(text: str) -> None:
+    """Say on stderr what goes on where no share of it can be told, such as a model being read."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
+
+
 def quiet_libraries() -> None:
     """Take the bars and notices of transformers off the screen; ours say what goes on."""
     from transformers.utils import logging

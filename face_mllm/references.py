@@ -35,12 +35,18 @@ def resolve(reference: str, progress: Progress | None = None) -> Path:
         return folder
     if folder.is_file():
         raise UserError(f"{reference}: a file, not a model folder", "give the folder it is in")
-    if reference.startswith((".", "/", "~")) or not 0 < reference.count("/") < 2:
+    if not is_hub_id(reference):
         raise UserError(
             f"{reference}: no such model folder",
             "give a folder, a hub id (org/name), or one of " + ", ".join(sorted(EMBEDDED)),
         )
     return _from_hub(reference)
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference reads as ``org/name``; a folder of that name comes first."""
+    named = not reference.startswith((".", "/", "~", "embedded:"))
+    return named and reference.count("/") == 1
 
 
 def _embedded(reference: str, progress: Progress | None) -> Path:

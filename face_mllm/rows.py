@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from data_pipeline.questions.balance import by_question
 from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
+from face_mllm.draws import draw_questions
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.rows import ExpertRows, stacked
 from face_mllm.features.cache import FeatureCache, content_key
@@ -26,7 +26,16 @@ from face_mllm.model.processing import FaceProcessor
 from face_mllm.tree import TreeRow, collate_trees, plan_rows
 
 MULTIPLE = 32  # of row lengths and labels
-COUNTS = ("faces", "questions", "answer_tokens", "tokens", "padded_tokens", "separate_tokens")
+TURNS = 1000  # a curriculum's visits begin at any of so many
+COUNTS = (
+    "faces",
+    "questions",
+    "answer_tokens",
+    "tokens",
+    "padded_tokens",
+    "separate_tokens",
+    "seen_pairs",  # of a token and one it sees, itself among them
+)
 
 
 class RowItem(NamedTuple):
@@ -45,33 +54,6 @@ class RowItem(NamedTuple):
     visit: int
     face: int
     expert: dict[str, torch.Tensor] | None = None
-
-
-def draw_questions(
-    qas: Sequence[QA], shares: dict[str, float], limit: int, rng: np.random.Generator
-) -> list[QA]:
-    """Draw at most ``limit`` questions of one face.
-
-    With ``shares``, a question's chance is its task's share over the task's number of questions,
-    so a face with 40 attributes and one age still gets asked its age. The answers of a soft label
-    are one question: all of them are drawn, or none.
-
-    Args:
-        qas: all questions of the record.
-        shares: task -> share; empty means every question alike.
-        limit: most questions in a row.
-        rng: source of the draw.
-    """
-    asked = by_question(qa for qa in qas if not shares or shares.get(qa.task, 0) > 0)
-    pool = list(asked.values())
-    if len(pool) <= limit:
-        return [qa for i in rng.permutation(len(pool)) for qa in pool[i]]
-    chances = np.ones(len(pool))
-    if shares:
-        counts = Counter(task for task, _, _ in asked)
-        chances = np.array([shares[task] / counts[task] for task, _, _ in asked])
-    picked = rng.choice(len(pool), size=limit, replace=False, p=chances / chances.sum())
-    return [qa for i in picked for qa in pool[i]]
 
 
 class FaceRows(Dataset):
@@ -173,7 +155,7 @@ class FaceRows(Dataset):
         """One visit, or one (visit, face) of a curriculum."""
         visit, face = index if isinstance(index, tuple) else (index, self.face(index))
         record = self.record(visit, face)
-        _, row = self.drawn(record, visit)
+        _, row = self.drawn(record, visit, face)
         given = self.expert.inputs(record, sum(row.weights)) if self.expert else None
         return RowItem(row, self.picture(record), visit, face, given)
 
@@ -189,10 +171,21 @@ class FaceRows(Dataset):
             return list(range(self.faces))
         return sorted(self.face(visit) for visit in range(self.visits))
 
-    def drawn(self, record: FaceRecord, visit: int) -> tuple[list[QA], TreeRow]:
-        """What a visit asks about a record, weighed by task, as many as fit, and its tree row."""
+    def drawn(
+        self, record: FaceRecord, visit: int, face: int | None = None
+    ) -> tuple[list[QA], TreeRow]:
+        """What a visit asks about a record, weighed by task, as many as fit, and its tree row.
+
+        A face's questions take turns from epoch to epoch; where a curriculum brings it more often
+        or seldom, its turn is drawn.
+        """
         rng = np.random.default_rng((self.seed, 2, visit))
-        picked = draw_questions(record.qa, self.shares, self.limit, rng)
+        plain = self.face(visit)
+        face = plain if face is None else face
+        turn = visit // self.faces if face == plain else int(rng.integers(TURNS))
+        own = np.random.default_rng((self.seed, 3, face))
+        asked = draw_questions(record.qa, self.shares, self.limit, own, turn)
+        picked = [qa for at in rng.permutation(len(asked)) for qa in asked[at]]
         if not picked:
             raise UserError(
                 f"{record.id}: no question of tasks {sorted(self.shares) or 'any'}",
@@ -287,6 +280,7 @@ class RowCollator:
                 sum(lengths),
                 batch["input_ids"].numel(),
                 sum(row.separate for row in trees),
+                sum(int(row.tree.positions().sum()) + len(row.tree) for row in trees),
             ]
         )
         return batch

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipeline.records import open_rgb
 from face_mllm.errors import UserError
-from face_mllm.progress import quiet_libraries
+from face_mllm.progress import notice, quiet_libraries
 
 if TYPE_CHECKING:
     from data_pipeline.faces import FacePolicy
@@ -41,6 +41,7 @@ def converse(model: Path, image: Path | None, question: str | None, faces: str =
 
     policy = policy_for(model, faces)
     picture = _largest(image, str(image), policy) if image else None
+    notice("reading the model")
     loaded = FaceMLLM.from_pretrained(model)
     if question is not None and picture is not None:
         _answer(loaded, picture, question, [])

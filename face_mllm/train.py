@@ -33,7 +33,7 @@ from face_mllm.artifact import (
     save_artifact,
 )
 from face_mllm.asked import asked_questions
-from face_mllm.checkpoints import last_good
+from face_mllm.checkpoints import check_finite, last_good
 from face_mllm.compose import Bases, compose
 from face_mllm.config import StageConfig
 from face_mllm.configio import load_yaml_model
@@ -41,7 +41,7 @@ from face_mllm.curriculum import curriculum_of
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.settings import expert_rates, expert_trainings
 from face_mllm.frozen import cache_vision
-from face_mllm.hardware import Hardware, for_precision
+from face_mllm.hardware import Hardware, data_workers, for_precision
 from face_mllm.lexical import warm_start
 from face_mllm.meter import RunMeter
 from face_mllm.model import FaceMLLMForConditionalGeneration
@@ -49,6 +49,7 @@ from face_mllm.model.attention import use_attention
 from face_mllm.model.processing import FaceProcessor
 from face_mllm.model_card import base_licences, data_sources
 from face_mllm.options import check_options, switch_on, trackers
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress
 from face_mllm.rows import FaceRows, RowCollator
 from face_mllm.stages import PartRow, apply_freeze, ensure_lora
@@ -117,6 +118,7 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
     check_paths(config)
     set_seed(config.seed)
     hardware = for_precision(config.precision)
+    config = config.model_copy(update={"workers": data_workers(config.workers, hardware.device)})
     say(f"[dim]{hardware.describe()}")
     check_options(config, hardware.device)
     artifact, model, processor = assemble(config, hardware)
@@ -150,8 +152,7 @@ def train(config: StageConfig, progress: Progress | None = None) -> Path:
 
 def check_paths(config: StageConfig) -> None:
     """Refuse a run whose output exists or whose input does not, before anything is loaded."""
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     manifest = read_manifest(config.data)
     if not any(config.data.glob("train-*.parquet")):
         raise UserError(f"{config.data}: no train split", "build the dataset with one")
@@ -292,7 +293,7 @@ def build_trainer(
         "save_total_limit": config.keep_checkpoints,
         "logging_steps": config.log_steps,
         "report_to": [name for name in config.report_to if name != "tensorboard"],
-        "dataloader_num_workers": config.workers,
+        "dataloader_num_workers": config.workers or 0,
         "ddp_find_unused_parameters": config.vision.train != "frozen",  # layers past the one read
         "ddp_timeout": int(config.timeout),
     }
@@ -342,6 +343,7 @@ def write_artifact(
     report: dict[str, float],
 ) -> None:
     """Write the stage's artifact from the trained weights and the run's speed, on one process."""
+    check_finite(weights, trainer.state.global_step)
     run = run_folder(config)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     manifest = read_manifest(config.data)

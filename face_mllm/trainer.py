@@ -171,12 +171,7 @@ class TreeTrainer(Metered, RowPasses):
         moments: sharding.Tensors,
         progress: dict[str, Any],
     ) -> None:
-        broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-        if broken:
-            raise UserError(
-                f"{broken[0]} is no longer finite at step {self.state.global_step}",
-                "lower learning_rate or set precision: fp32; the last checkpoint is kept",
-            )
+        checkpoints.check_finite(weights, self.state.global_step)
         run = Path(self.args.output_dir)
         with checkpoints.writing(run, self.state.global_step) as folder:
             save_weights(model, self.artifact, folder, weights)
@@ -215,8 +210,7 @@ class TreeTrainer(Metered, RowPasses):
                 f"{folder}: no optimiser state of {error}",
                 "train the same parts as before, or start again with resume=never",
             ) from error
-        self.lr_scheduler.load_state_dict(checkpoints.read_progress(folder)["schedule"])
-        rates = self.lr_scheduler.get_last_lr()
+        rates = resume_schedule(self.lr_scheduler, checkpoints.read_progress(folder)["schedule"])
         for group, rate in zip(sharding.innermost(self.optimizer).param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -231,6 +225,18 @@ class TreeTrainer(Metered, RowPasses):
 def _sum_device(device: torch.device) -> torch.device:
     """Where to add up losses: Apple GPUs know no fp64."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def resume_schedule(schedule: Any, saved: dict[str, Any]) -> list[float]:
+    """Go on at a checkpoint's step of the schedule; returns the rate of each group there.
+
+    The rates themselves are the config's: after a NaN a run goes on with lower ones.
+    """
+    schedule = getattr(schedule, "scheduler", schedule)  # below accelerate's wrapper
+    schedule.load_state_dict({**saved, "base_lrs": schedule.base_lrs})
+    curves = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    schedule._last_lr = [base * curve(schedule.last_epoch) for base, curve in curves]
+    return schedule._last_lr
 
 
 class MetricsLog(TrainerCallback):

@@ -31,7 +31,8 @@ from face_mllm.plan import (
     plan,
     planned_start,
 )
-from face_mllm.references import is_cached, resolve
+from face_mllm.progress import notice
+from face_mllm.references import EMBEDDED, is_cached, is_hub_id, resolve
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.train import assemble, check_paths, config_kind, print_table
 
@@ -102,6 +103,7 @@ def validate(
         return
     hardware = for_precision(stage.precision)
     check_options(stage, hardware.device)
+    notice("reading the models")
     _, model, processor = assemble(stage, hardware)
     passed(f"models load; a picture is {processor.image_tokens} image tokens")
     check_round_trip(processor)
@@ -110,6 +112,7 @@ def validate(
     sheet = fill_in_sheet(model, stage, start.bases.llm_quant, hardware.dtype, beside=beside)
     say_expert(stage, start)
     print_table(stage.stage, sheet.table)
+    notice("one batch")
     seconds = one_batch(stage, hardware, model, processor)
     passed("one batch forward and backward")
     print_estimate(stage, sheet, gpus)
@@ -132,14 +135,15 @@ def loads_here(start: Planned) -> bool:
 
     needed = 0
     for reference, kind in ((start.bases.vision, "vision"), (start.bases.llm, "llm")):
-        if Path(reference).expanduser().is_dir() or is_cached(reference):
-            folder = resolve(reference)
-        else:
+        if is_hub_id(reference) and not Path(reference).is_dir():
             found = try_to_load_from_cache(reference.partition("@")[0], "config.json")
-            if reference.startswith("embedded:") or not isinstance(found, str):
-                console.print(f"[dim]{reference} is not here: checked without its weights")
-                return False
-            folder = Path(found).parent
+            folder = Path(found).parent if isinstance(found, str) else None
+        else:
+            absent = reference in EMBEDDED and not is_cached(reference)
+            folder = None if absent else resolve(reference)
+        if folder is None:
+            console.print(f"[dim]{reference} is not here: checked without its weights")
+            return False
         part_config(str(folder), kind)
         needed += sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if needed > usable_memory():
@@ -235,7 +239,7 @@ def one_batch(
         raise UserError(f"the first loss is {loss.item()}", "set precision: fp32")
     console.print(
         f"[dim]first loss {loss.item():.3f}; {batch['input_ids'].shape[1]} tokens a row, "
-        f"{len(batch['label_rows'])} of them labelled in {count} faces"
+        f"{int((batch['label_weights'] > 0).sum())} of them labelled in {count} faces"
     )
     return time.monotonic() - started
 

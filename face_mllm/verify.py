@@ -12,7 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data_pipeline.records import QA
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
-from face_mllm.hardware import Hardware
+from face_mllm.hardware import Hardware, lent
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.heads import token_losses
 from face_mllm.model.processing import FaceProcessor
@@ -48,6 +48,7 @@ def verify_packing(
         )
     items = [rows[visit] for visit in range(min(stage.faces_per_device, rows.visits))]
     with (
+        lent(model, hardware.device),
         _evaluating(model),
         torch.autocast(hardware.device.split(":")[0], torch.bfloat16, enabled=hardware.autocast),
     ):
@@ -91,7 +92,7 @@ def separate_passes(
     sums: Gradients = {}
     for item in items:
         pictures = item.picture[None].to(model.device)
-        asked, _ = rows.drawn(rows.record(item.visit, item.face), item.visit)
+        asked, _ = rows.drawn(rows.record(item.visit, item.face), item.visit, item.face)
         for qa in asked:
             loss = separate_loss(model, processor, qa, pictures, item.expert)
             total += loss.item()

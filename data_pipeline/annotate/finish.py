@@ -173,8 +173,13 @@ class _Files:
 
 
 def _merged(labels: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
-    """Add machine attributes where the input knows nothing."""
-    known = {**machine.get("attributes", {}), **labels.get("attributes", {})}
+    """Add machine attributes where the input knows nothing; a known gender is known as male."""
+    told = {
+        name: state
+        for name, state in machine.get("attributes", {}).items()
+        if not (name == "male" and "gender" in labels)
+    }
+    known = {**told, **labels.get("attributes", {})}
     return {**labels, "attributes": known} if known else labels
 
 

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from data_pipeline.annotate.questions import Answer
 from face_mllm.errors import UserError
+from face_mllm.outputs import write_whole
 
 ANSWER, REFUSAL, MALFORMED, UNREADABLE = "answer", "refusal", "malformed", "unreadable"
 UNANSWERED = "unanswered"  # time-outs and server errors: asked again by the next run
@@ -185,9 +186,7 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]
 
 def _same_settings(path: Path, settings: Mapping[str, Any], begun: bool) -> None:
     if not begun or not path.exists():
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, json.dumps(settings, indent=1, sort_keys=True) + "\n")
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

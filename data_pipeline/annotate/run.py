@@ -28,6 +28,7 @@ from data_pipeline.annotate.spec import AnnotatorSpec, ArtifactSpec, EndpointSpe
 from data_pipeline.records import read_manifest
 from data_pipeline.tables import Progress
 from face_mllm.errors import UserError
+from face_mllm.outputs import check_out
 
 Confirm = Callable[[str, bool], bool]
 """Shown the estimate and whether pictures leave this machine; False ends the run."""
@@ -106,10 +107,10 @@ def annotate(
 
 def _finished(out: Path) -> dict[str, Any] | None:
     """Return the manifest of a run that was killed after its last step; refuse a used folder."""
+    if not journal_folder(out).is_dir() or not out.is_dir():
+        check_out(out)
     if not out.exists() or not any(out.iterdir()):
         return None
-    if not journal_folder(out).is_dir():
-        raise UserError(f"{out} already holds files", "choose another --out or remove it")
     manifest = read_manifest(out)
     if "annotation" not in manifest:
         raise UserError(f"{out} holds something else", "choose another --out or remove it")

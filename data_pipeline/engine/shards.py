@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.engine.spool import Part, Spool
-from data_pipeline.engine.workspace import partial_of, write_whole
 from data_pipeline.questions.balance import WEIGHT_UNIT
 from data_pipeline.records import FEATURES, ROWS_PER_GROUP, SPLITS
+from face_mllm.outputs import whole_file, write_whole
 
 BYTES_PER_GROUP = 1 << 26
 Weighed = Callable[[Part, str, pa.RecordBatch], pa.ListArray]
@@ -125,8 +124,10 @@ def write_shard(shard: Shard, spool: Spool, folder: Path, stamp: str, weighed: W
         if before.stamp == stamp:
             return before
     written = Written(stamp)
-    partial = partial_of(spool.folder / path.name)
-    with pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
+    with (
+        whole_file(path) as partial,
+        pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer,
+    ):
         for group in plan_shards(shard.parts, shard.split, ROWS_PER_GROUP):
             batches = []
             for part in group.parts:
@@ -136,7 +137,6 @@ def write_shard(shard: Shard, spool: Spool, folder: Path, stamp: str, weighed: W
                 batches.append(_asking(rows, questions))
             for light in _lighter(batches):
                 writer.write_table(pa.Table.from_batches(light).combine_chunks())
-    os.replace(partial, path)
     write_whole(mark, json.dumps(written, default=vars))
     return written
 

@@ -6,7 +6,6 @@ touches the questions alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_pipeline.engine.outcome import Outcome
-from data_pipeline.engine.workspace import partial_of, write_whole
 from data_pipeline.records import SPLITS, FaceRecord, batch_of
+from face_mllm.outputs import whole_file, write_whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,12 @@ class Spool:
         ordered = [record for split in SPLITS for record in records if record.split == split]
         rows = batch_of(ordered)
         path = self._rows(number)
-        partial = partial_of(path)
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as file:
+        with (
+            whole_file(path) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, rows.schema) as file,
+        ):
             file.write_batch(rows)
-        os.replace(partial, path)
         write_whole(self._outcome(number), outcome.to_json())
 
     def outcome(self, number: int) -> Outcome | None:

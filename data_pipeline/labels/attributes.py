@@ -5,6 +5,7 @@ The rows live in ``attributes.yaml``; a name outside it still works with a plain
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,6 +112,18 @@ def canonical_attribute(raw: str) -> tuple[str, bool]:
     lacks becomes its own snake_case name.
     """
     return _spellings().get(snake_case(raw), (snake_case(raw), False))
+
+
+def near_attribute(raw: str) -> str | None:
+    """Return the registered spelling that ``raw`` seems to be meant for, None when it is one.
+
+    None also for a name that is like no other: a dataset's own attribute.
+    """
+    name = snake_case(raw)
+    if name in _spellings():
+        return None
+    near = difflib.get_close_matches(name, _spellings(), n=1, cutoff=0.8)
+    return near[0] if near else None
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from data_pipeline.labels.action_units import SIDES, parse_action_unit
-from data_pipeline.labels.ages import canonical_band
+from data_pipeline.labels.ages import band_limits, canonical_band
 from data_pipeline.labels.attributes import snake_case
 from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, EXPRESSIONS
 from face_mllm.errors import UserError
@@ -31,6 +31,30 @@ def validate_labels(labels: dict[str, Any]) -> list[str]:
         else:
             problems.extend(f"{key}: {problem}" for problem in check(value))
     return problems
+
+
+def contradictions(labels: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (which labels, what they say) of every two labels that cannot both be true.
+
+    Compared are the age with its band (an age counts as itself and as rounded), the gender with
+    the attribute ``male``, and the expression with the annotators' votes. Labels must be valid.
+    """
+    age, band = labels.get("age"), labels.get("age_band")
+    if age is not None and band is not None and not _within(band, age):
+        yield "age and age_band", f"age {age:g}, age_band {band}"
+    gender, male = labels.get("gender"), labels.get("attributes", {}).get("male")
+    if gender is not None and male is not None and male != (gender == "male"):
+        yield "gender and male", f"gender {gender} but attribute male {str(male).lower()}"
+    word, votes = labels.get("expression"), labels.get("expression_votes")
+    if word is not None and votes and not votes.get(word):
+        yield "expression and its votes", f"expression {word}, votes for {', '.join(votes)}"
+
+
+def _within(band: str, age: float) -> set[float]:
+    """Return those of an age and the whole year next to it that lie in a band."""
+    low, high = band_limits(band)
+    top = math.inf if band.endswith("+") else high
+    return {years for years in (age, round(age)) if low <= years < top}
 
 
 def _number(value: Any, low: float, high: float) -> Iterator[str]:
@@ -132,3 +156,4 @@ _CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
     "facial_actions": _mapping(lambda name, value: _number(value, 0, 1)),
     "parameters": _mapping(lambda name, value: iter(())),
 }
+LABEL_KEYS = frozenset(_CHECKS)

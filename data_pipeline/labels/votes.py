@@ -48,6 +48,13 @@ def probability(votes: Sequence[int], words: Sequence[str]) -> Shares:
     return {word: vote / sum(named.values()) for word, vote in named.items()}
 
 
+def leader(shares: Mapping[str, float]) -> str | None:
+    """Return the word with the largest share, None where several have it."""
+    best = max(shares.values(), default=0.0)
+    leaders = [word for word, share in shares.items() if share == best]
+    return leaders[0] if len(leaders) == 1 else None
+
+
 def _without_single(votes: Sequence[int]) -> list[int]:
     return [vote if vote > 1 else 0 for vote in votes]
 

@@ -1,9 +1,10 @@
 """Protocols as data: ``NAME.yaml`` says how a dataset is split and how its labels become targets.
 
 Each file maps protocol name to ``about`` (one line), ``published`` (split -> number of faces as the
-literature counts them, where known), ``source`` (paper or public file) and ``settings`` (whatever
-the reader needs: fold lists, kept classes). Three settings decide the targets of questions whatever
-the question set says: ``active_threshold``, ``expression_classes`` and ``soft_labels``.
+literature counts them, where known), ``published_expressions`` (the same by expression), ``source``
+(paper or public file) and ``settings`` (whatever the reader needs: fold lists, kept classes). Three
+settings decide the targets of questions whatever the question set says: ``active_threshold``,
+``expression_classes`` and ``soft_labels``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Protocol(BaseModel):
         name: recorded in the manifest and beside every result (``disfa/3fold-ge2-fold1``).
         about: one line.
         published: split -> faces as published; ``data inspect`` compares with it.
+        published_expressions: split -> expression -> faces as published: a copy whose classes are
+            numbered otherwise has the right number of faces and the wrong ones of these.
         source: where the protocol or its counts come from.
         settings: what the reader needs to carry it out.
     """
@@ -36,6 +39,7 @@ class Protocol(BaseModel):
     name: str
     about: str = ""
     published: Mapping[str, int] = Field(default_factory=dict)
+    published_expressions: Mapping[str, Mapping[str, int]] = Field(default_factory=dict)
     source: str = ""
     settings: Mapping[str, Any] = Field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator
 
@@ -213,7 +214,7 @@ class _Reader:
         if not isinstance(content, list):
             raise _broken(self.path, number, "a turn is neither text nor a list of parts")
         parts = [part for part in content if isinstance(part, dict)]
-        texts = [str(part["text"]) for part in parts if part.get("type") == "text"]
+        texts = [str(part.get("text") or "") for part in parts if _is_text(part)]
         return role, TOKEN.sub(" ", " ".join(texts)).strip(), _pictures_of(parts)
 
     def _record(
@@ -261,6 +262,11 @@ class _Reader:
             raise _broken(self.path, number, f"picture is not base64 ({error})") from error
 
 
+def _is_text(part: dict[str, Any]) -> bool:
+    """``text``, or ``input_text`` and ``output_text`` as newer endpoints write."""
+    return str(part.get("type")).endswith("text")
+
+
 def _listed(value: Any) -> list[Any]:
     if value in (None, "", []):
         return []
@@ -287,4 +293,7 @@ def _pairs(turns: list[tuple[str, str, list[Any]]]) -> tuple[QA, ...]:
 
 
 def _unix(path: str) -> str:
+    """Return a path with slashes; ``file://`` addresses are paths, too."""
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
     return path.replace("\\", "/")

@@ -6,7 +6,6 @@ import csv
 import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from data_pipeline.sources.base import (
     Dropped,
     Rows,
     SourceOptions,
+    reading,
     record_id,
+    some,
 )
 from data_pipeline.sources.folder import subfolders
 from face_mllm.errors import UserError
@@ -47,8 +48,7 @@ def need(root: Path, *marks: str, remedy: str = "") -> Path:
     """
     found = find(root, *marks)
     if found is None:
-        expected = " or ".join(dict.fromkeys(marks))
-        raise UserError(f"{root}: no {expected}", remedy or "point root at the unpacked dataset")
+        raise UserError(f"{root}: no {some(marks)}", remedy or "point root at the unpacked dataset")
     return found
 
 
@@ -57,19 +57,9 @@ def absent(folder: Path, *names: str) -> tuple[str, ...]:
     return tuple(name for name in names if not (folder / name).exists())
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file", "restore it from the distribution") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: {error}", "restore it from the distribution") from error
-
-
 def listed(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text) of the lines that are not blank; CRLF and BOM are fine."""
-    with _readable(path), path.open(encoding="utf-8-sig") as file:
+    with reading(path), path.open(encoding="utf-8-sig") as file:
         for row, line in enumerate(file, start=1):
             if text := line.strip():
                 yield row, text
@@ -77,10 +67,10 @@ def listed(path: Path) -> Iterator[tuple[int, str]]:
 
 def cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (row number from 1, cells without blanks around them) of a csv file."""
-    with _readable(path), path.open(newline="", encoding="utf-8-sig") as file:
+    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
         for place, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
-            if row:
-                yield place, [cell.strip() for cell in row]
+            if any(found := [cell.strip() for cell in row]):
+                yield place, found
 
 
 def table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:

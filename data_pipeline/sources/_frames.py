@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 
 from data_pipeline.protocols import Protocol
-from data_pipeline.sources.base import IMAGE_SUFFIXES, LITTER
+from data_pipeline.sources.base import IMAGE_SUFFIXES, LITTER, reading
 from face_mllm.errors import UserError
 
+AGAIN = "mend the line or unpack the labels again"
 _NUMBER = re.compile(r"\d+")
 
 
@@ -73,13 +74,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: no such file, or not text.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if (text := line.strip()) and not text.startswith("#"):
-                    yield number, text
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})", "unpack the labels again") from error
+    with reading(path), path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if (text := line.strip()) and not text.startswith("#"):
+                yield number, text
 
 
 def frame_grades(
@@ -102,7 +100,7 @@ def frame_grades(
         except (IndexError, ValueError):
             grade = float("nan")
         if len(cells) != 2 or grade not in (0, 1, 2, 3, 4, 5, missing):
-            raise UserError(f"{path}: line {number}: {text!r} is no frame and grade 0-5")
+            raise UserError(f"{path}: line {number}: {text!r} is no frame and grade 0-5", AGAIN)
         grades[frame] = None if grade == missing else int(grade)
     return grades
 

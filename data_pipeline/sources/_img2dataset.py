@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.sources.base import reading
 from face_mllm.errors import UserError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -142,7 +143,9 @@ def _folder(path: Path) -> Iterator[Sample]:
             if ending.lower() in PICTURES:
                 sample.image = str(file.resolve())
             elif ending.lower() in ("txt", "json"):
-                _take(sample, ending.lower(), file.read_bytes(), path)
+                with reading(file):
+                    data = file.read_bytes()
+                _take(sample, ending.lower(), data, path)
         yield sample
 
 

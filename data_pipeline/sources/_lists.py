@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.labels.attributes import canonical_attribute
+from data_pipeline.sources.base import reading, some
 from face_mllm.errors import UserError
 
 CHUNK = 20_000  # rows of a table in memory at a time
@@ -58,8 +58,8 @@ def need_home(root: Path, what: str, *marks: str, inner: Sequence[str] = ()) -> 
     found = home(root, *marks, inner=inner)
     if found is None:
         raise UserError(
-            f"{root}: not {what}: no {Path(marks[0]).name}",
-            f"give the folder that holds {' or '.join(marks)}",
+            f"{root}: not {what}: no {marks[0]}",
+            f"give the folder that holds {some(marks)}",
         )
     return found
 
@@ -83,18 +83,6 @@ def absent(folder: Path, *groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[0] for names in groups if first(folder, *names) is None)
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what a parser says of a broken table into a :class:`UserError` that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file", "check the root") from error
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: {said}", "mend the row or download the file again") from error
-
-
 def read_list(path: Path, names: Sequence[str], skip: int = 0) -> pd.DataFrame:
     """Read a list without header whose columns stand apart by any run of spaces.
 
@@ -103,7 +91,7 @@ def read_list(path: Path, names: Sequence[str], skip: int = 0) -> pd.DataFrame:
         names: of the columns; the first is text, the others as they are.
         skip: lines before the first row.
     """
-    with reading(path):
+    with reading(path, ValueError):
         return pd.read_csv(
             path,
             sep=r"\s+",
@@ -113,6 +101,7 @@ def read_list(path: Path, names: Sequence[str], skip: int = 0) -> pd.DataFrame:
             dtype={names[0]: str},
             index_col=False,
             low_memory=False,
+            encoding="utf-8-sig",
         )
 
 
@@ -136,7 +125,7 @@ def iter_csv(
             raise UserError(f"{path}: no column {column!r}", f"columns are {', '.join(header)}")
     kinds: Any = str if text else {columns[0]: str}
     with (
-        reading(path),
+        reading(path, ValueError),
         pd.read_csv(
             path,
             header=0,
@@ -158,7 +147,7 @@ def iter_csv(
 
 def csv_header(path: Path) -> list[str]:
     """Return the column names of a csv without the spaces and quotes around them."""
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with reading(path, ValueError), path.open(encoding="utf-8-sig", newline="") as file:
         return [name.strip().strip("\"'") for name in file.readline().strip().split(",")]
 
 

@@ -6,12 +6,12 @@ Both libraries are an optional extra and are imported when the first such file i
 from __future__ import annotations
 
 import importlib
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipeline.sources.base import reading
 from face_mllm.errors import UserError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -30,15 +30,14 @@ def load_mat(path: Path, only: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: no such file, not a MATLAB file, or the reading library is not installed.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_USER_BLOCK + len(_HDF5))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+    with reading(path), path.open("rb") as file:
+        head = file.read(_USER_BLOCK + len(_HDF5))
     reader = _load_hdf5 if _HDF5 in (head[:8], head[_USER_BLOCK:]) else _load_v5
     try:
         return reader(path, only)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what parsers raise of broken files has no common base
         raise UserError(
             f"{path}: not a readable MATLAB file ({error})", "unpack it again"
         ) from error

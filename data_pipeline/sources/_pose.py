@@ -68,7 +68,9 @@ def _hull(path: Path, found: dict[str, Any]) -> tuple[float, ...]:
     if points is None:
         return ()
     if np.ndim(points) != 2 or len(points) not in (2, 3):
-        raise UserError(f"{path}: landmarks of shape {np.shape(points)}, not 2 x N or 3 x N")
+        raise UserError(
+            f"{path}: landmarks of shape {np.shape(points)}, not 2 x N or 3 x N", "unpack it again"
+        )
     x, y = points[0], points[1]
     seen = ~((x == _INVISIBLE) & (y == _INVISIBLE))
     if seen.sum() < 3:

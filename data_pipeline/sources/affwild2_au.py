@@ -21,7 +21,7 @@ from data_pipeline.labels.codes import codes
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources._frames import subfolders
-from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
+from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant, reading
 from face_mllm.errors import UserError
 
 TRAIN, VALIDATION = "Train_Set", "Validation_Set"
@@ -73,7 +73,7 @@ def _annotations(root: Path) -> Path | None:
 
 
 def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig") as file:
+    with reading(path), path.open(encoding="utf-8-sig") as file:
         return [cell.strip() for cell in file.readline().split(",")]
 
 
@@ -97,7 +97,7 @@ def _video_rows(path: Path, images: Path, split: str, options: AffWild2Options) 
 def _frames(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     words = {str(code): word for code, word in codes("affwild2_au", "action_unit").items()}
     units = [parse_action_unit(cell).label for cell in _header(path)]
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         next(rows)
         for frame, row in enumerate(rows, start=1):

@@ -9,17 +9,20 @@ and its label codes in ``data_pipeline/labels/codes/NAME.yaml``.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from data_pipeline.labels.validate import contradictions, validate_labels
 from data_pipeline.protocols import Protocol
 from data_pipeline.questions.forms import digest
 from data_pipeline.records import FaceRecord
@@ -28,6 +31,7 @@ from face_mllm.errors import UserError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 LITTER = frozenset({"Thumbs.db", ".DS_Store", "__MACOSX", "desktop.ini"})
 HASH_SPLIT = "hash-80-10-10"
+FEW = 3  # marks that an error lists
 MANY_FILES = 1_000  # of one suffix in a folder: one to a picture
 SMALL_FILE = 64 * 1024
 
@@ -172,6 +176,47 @@ def hash_split(subject: str, rule: str = HASH_SPLIT) -> str:
     if place < train:
         return "train"
     return "val" if place < train + val else "test"
+
+
+def unsound(record: FaceRecord) -> Dropped | None:
+    """Return why no questions can be made of a record's labels, None when they are sound."""
+    if problems := validate_labels(record.labels):
+        return Dropped(f"labels: {problems[0]}", record.id)
+    for which, said in contradictions(record.labels):
+        return Dropped(f"labels contradict each other: {which}", f"{record.id}: {said}")
+    return None
+
+
+@contextmanager
+def reading(path: Path, *broken: type[Exception]) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into an error that names it.
+
+    Args:
+        path: the file.
+        broken: what else its parser raises.
+
+    Raises:
+        UserError: no such file, no file, not UTF-8 text, or broken.
+    """
+    caught: tuple[type[Exception], ...] = (OSError, csv.Error, *broken)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file", "restore it from the distribution") from error
+    except IsADirectoryError as error:
+        remedy = "some unpackers make a folder of every archive: move the file out of it"
+        raise UserError(f"{path}: a folder where a file belongs", remedy) from error
+    except UnicodeDecodeError as error:
+        said = f"byte {error.start + 1} is not UTF-8"
+        raise UserError(f"{path}: not text ({said})", "save it as UTF-8, or restore it") from error
+    except caught as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: {said}", "mend the row or download the file again") from error
+
+
+def some(marks: Sequence[str]) -> str:
+    """Return the first few of the names one is looked for by."""
+    return " or ".join(dict.fromkeys(marks[:FEW])) + (" or the like" if marks[FEW:] else "")
 
 
 def record_id(source: str, key: str) -> str:

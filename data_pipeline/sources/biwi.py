@@ -142,7 +142,7 @@ def _pack_rows(path: Path, split: str, options: BiwiOptions) -> Rows:
                 labels=head_pose(*pose),
                 licence=options.licence,
             )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: no pack of `image` and `pose` ({error})", "make or fetch it again"
         ) from error

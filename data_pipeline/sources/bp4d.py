@@ -19,6 +19,7 @@ from data_pipeline.labels.codes import codes
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources._frames import (
+    AGAIN,
     find_base,
     fold_split,
     merge_units,
@@ -26,7 +27,7 @@ from data_pipeline.sources._frames import (
     numbered_images,
     subfolders,
 )
-from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
+from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant, reading
 from face_mllm.errors import UserError
 
 OCCURRENCE, INTENSITY = "AUCoding/AU_OCC", "AUCoding/AU_INT"
@@ -101,7 +102,7 @@ def _coded(base: Path, protocol: Protocol) -> Iterator[tuple[str, str, Coded]]:
 
 def _occurrence(path: Path, units: list[int]) -> Coded:
     words = {str(code): word for code, word in codes("bp4d", "action_unit").items()}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         header = [cell.strip() for cell in next(rows, [])]
         columns = _columns(path, header, units)
@@ -147,7 +148,7 @@ def _graded(base: Path, protocol: Protocol) -> Iterator[tuple[str, str, Coded]]:
 def _grades(files: dict[int, Path], protocol: Protocol) -> Coded:
     for frame, grades in merge_units(files, ",", missing=_NOT_CODED):
         if not frame.isdecimal():
-            raise UserError(f"{next(iter(files.values()))}: {frame!r} is no frame number")
+            raise UserError(f"{next(iter(files.values()))}: {frame!r} is no frame number", AGAIN)
         yield int(frame), grades
 
 
@@ -158,7 +159,8 @@ def detect(root: Path) -> Variant | None:
     if base is None or not sequences:
         return None
     person, task = sequences[0]
-    with (base / OCCURRENCE / f"{person}_{task}.csv").open(encoding="utf-8-sig") as file:
+    path = base / OCCURRENCE / f"{person}_{task}.csv"
+    with reading(path), path.open(encoding="utf-8-sig") as file:
         named = file.readline().count(",") + 1 < _NAMED_BELOW
     missing = [INTENSITY] if not (base / INTENSITY).is_dir() else []
     if len(sequences) < _SEQUENCES:

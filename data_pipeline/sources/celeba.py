@@ -25,9 +25,8 @@ from data_pipeline.sources._lists import (
     need,
     need_home,
     read_list,
-    reading,
 )
-from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
+from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant, reading
 from face_mllm.errors import UserError
 
 FOLDERS = ("", "Anno/", "Eval/")
@@ -125,7 +124,7 @@ def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".csv":
         header = csv_header(path)
         return pd.concat(list(iter_csv(path, header, text=False)))
-    with reading(path), path.open(encoding="utf-8") as file:
+    with reading(path, ValueError), path.open(encoding="utf-8-sig") as file:
         count, header = file.readline().strip(), file.readline().split()
     if not count.isdigit():
         raise UserError(f"{path}: line 1 is not the number of rows", "download the file again")
@@ -151,7 +150,7 @@ def _lookup(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def _boxes(base: Path) -> dict[str, tuple[float, ...]]:
     path = need(base, *BOXES)
     table = _read(path)
-    with reading(path):
+    with reading(path, ValueError, KeyError):
         corners = table[list(BOX)].to_numpy(float)
     corners[:, 2:] += corners[:, :2]
     found = zip(table["image_id"], corners.tolist(), strict=True)

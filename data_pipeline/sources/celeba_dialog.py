@@ -19,7 +19,7 @@ import pandas as pd
 from data_pipeline.labels.codes import codes
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import SPLITS, FaceRecord
-from data_pipeline.sources._lists import first, home, need_home, read_list, reading
+from data_pipeline.sources._lists import first, home, need_home, read_list
 from data_pipeline.sources.base import (
     Dropped,
     Rows,
@@ -27,6 +27,7 @@ from data_pipeline.sources.base import (
     SourceOptions,
     Variant,
     hash_split,
+    reading,
 )
 from face_mllm.errors import UserError
 
@@ -114,9 +115,9 @@ def _rows(base: Path, captions: Mapping[str, str]) -> Iterator[tuple[str, str, d
 
 def _degrees(path: Path) -> pd.DataFrame:
     """Return a list of degrees; header lines, where a copy has them, start with no picture."""
-    with reading(path), path.open(encoding="utf-8") as file:
+    with reading(path, ValueError), path.open(encoding="utf-8-sig") as file:
         heads = [file.readline() for _ in range(2)]
-    skip = sum(".jpg" not in line for line in heads if line)
+    skip = sum(bool(line.strip()) and ".jpg" not in line for line in heads)
     table = read_list(path, ("file", *DEGREES), skip)
     bad = ~table[list(DEGREES)].isin(range(-1, 6)).all(axis=1)
     if bad.any():
@@ -148,7 +149,7 @@ def _labels(degrees: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str
 def _captions(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
-    with reading(path), path.open(encoding="utf-8") as file:
+    with reading(path, ValueError), path.open(encoding="utf-8-sig") as file:
         found = json.load(file, object_hook=_overall)
     return {
         name: " ".join(text.split())

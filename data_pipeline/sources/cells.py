@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from data_pipeline.labels.action_units import parse_action_unit
 from data_pipeline.labels.ages import canonical_band
-from data_pipeline.labels.attributes import canonical_attribute
-from data_pipeline.labels.expressions import find_expression
+from data_pipeline.labels.attributes import canonical_attribute, snake_case
+from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, find_expression
 from face_mllm.errors import UserError
 
 GENDER_WORDS = {"male": "male", "m": "male", "man": "male"} | {
@@ -18,6 +18,14 @@ GENDER_WORDS = {"male": "male", "m": "male", "man": "male"} | {
     "woman": "female",
 }
 FLAG_WORDS = {"true": True, "yes": True, "1": True} | {"false": False, "no": False, "0": False}
+
+
+_COMPOUND = {snake_case(word): word for word in COMPOUND_EXPRESSIONS}
+_FINDERS: Mapping[str, Callable[[str], str | None]] = {
+    "expression": find_expression,
+    "compound_expression": lambda word: _COMPOUND.get(snake_case(word)),
+    "gender": lambda word: GENDER_WORDS.get(word.lower()),
+}
 
 
 def plain(cell: Any) -> str:
@@ -87,7 +95,7 @@ class CellReader:
         return found
 
     def label(self, cell: Any, field: str, column: str, number: int) -> Any:
-        """Return the canonical label of expression, gender, age or age_band."""
+        """Return the canonical label of an expression, plain or compound, gender, age or band."""
         if field == "age":
             return self.number(cell, field, column, number)
         word = self.text(cell, field, column, number)
@@ -95,10 +103,25 @@ class CellReader:
             return None
         if field == "age_band":
             return self._band(word, column, number)
-        found = find_expression(word) if field == "expression" else GENDER_WORDS.get(word.lower())
+        found = _FINDERS[field](word)
         if found is None:
             self.refuse(cell, field, column, number, "a known word")
         return found
+
+    def _shares(
+        self, row: dict[str, Any], columns: Mapping[str, str], number: int
+    ) -> dict[str, float]:
+        """Return expression -> share of the votes for the mapped words; votes or shares go in."""
+        field, votes = "expression_votes", dict[str, float]()
+        for word, column in columns.items():
+            count = self.number(row[column], field, column, number)
+            if count is None:
+                return {}
+            if count < 0:
+                self.refuse(row[column], field, column, number, "no less than 0 votes")
+            votes[word] = count
+        total = sum(votes.values())
+        return {word: count / total for word, count in votes.items() if count}
 
     def _band(self, word: str, column: str, number: int) -> str:
         try:
@@ -109,7 +132,9 @@ class CellReader:
     def family(
         self, row: dict[str, Any], family: str, columns: Mapping[str, str], number: int
     ) -> dict[str, Any]:
-        """Return canonical name -> value of the attribute or action-unit columns."""
+        """Return canonical name -> value of the attribute, action-unit or vote columns."""
+        if family == "expression_votes":
+            return self._shares(row, columns, number)
         found: dict[str, Any] = {}
         for raw, column in columns.items():
             if family == "attributes":

@@ -17,6 +17,7 @@ from pathlib import Path
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources._frames import (
+    AGAIN,
     find_base,
     fold_split,
     merge_units,
@@ -31,6 +32,7 @@ from face_mllm.errors import UserError
 LABELS = "ActionUnit_Labels"
 _PERSON = re.compile(r"SN\d{3}")
 _PEOPLE = 27
+_POOR = "SN029: the landmarks of frames 4330-4536 are poor; crop by a detector, not by them"
 _DECODE = (
     "decode the videos, for one with `ffmpeg -i LeftVideoSN001_comp.avi -start_number 0 "
     "Frames/SN001/%d.png`, and set `frame_offset: -1`"
@@ -106,7 +108,7 @@ def _number(frame: str, labels: Path) -> int:
     try:
         return int(frame)
     except ValueError as error:
-        raise UserError(f"{labels}: {frame!r} is no frame number") from error
+        raise UserError(f"{labels}: {frame!r} is no frame number", AGAIN) from error
 
 
 def _check_offset(folder: Path, images: dict[int, Path], coded: Iterable[int], offset: int) -> None:
@@ -159,13 +161,14 @@ def detect(root: Path) -> Variant | None:
     if base is None or not people:
         return None
     missing = [f"{LABELS}: {len(people)} of {_PEOPLE} people"] if len(people) < _PEOPLE else []
-    notes = []
-    for folder in _frame_folders(base):
+    notes = [_POOR] if any(path.name == "SN029" for path in people) else []
+    frames = _frame_folders(base)
+    for folder in frames:
         first = min(numbered_images(_people(folder)[0]))
         notes.append(
             f"{folder.relative_to(base)}: first picture {first} (frame_offset {first - 1})"
         )
-    if not notes:
+    if not frames:
         missing.append("decoded frames (SN001/0.png)")
     return Variant("DISFA label files", tuple(missing), tuple(notes))
 

@@ -21,7 +21,15 @@ from data_pipeline.labels.codes import codes
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources._frames import subfolders
-from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant, hash_split
+from data_pipeline.sources.base import (
+    Dropped,
+    Rows,
+    Source,
+    SourceOptions,
+    Variant,
+    hash_split,
+    reading,
+)
 from face_mllm.errors import UserError
 
 TABLE = "EmotioNet_FACS*.csv"
@@ -52,7 +60,9 @@ def read_rows(root: Path, options: EmotioNetOptions, protocol: Protocol) -> Rows
     for where, address, cells in _rows(root):
         for unit, cell in cells.items():
             if cell not in words:
-                raise UserError(f"{where}: {cell!r} for {unit} is no code 0, 1 or 999")
+                raise UserError(
+                    f"{where}: {cell!r} for {unit} is no code 0, 1 or 999", "mend the row"
+                )
         units = {unit: word for unit, cell in cells.items() if (word := words[cell]) is not None}
         picture = PurePosixPath(address).name
         if not picture:
@@ -75,7 +85,7 @@ def read_rows(root: Path, options: EmotioNetOptions, protocol: Protocol) -> Rows
 def _rows(root: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(where, address, {"AU1": cell}) of every row."""
     for path in _label_files(root):
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
             delimiter = "," if path.suffix == ".csv" else "\t"
             rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
             header = [cell.strip(_QUOTES) for cell in next(rows, [])] if delimiter == "," else None

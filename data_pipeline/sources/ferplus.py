@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipeline.labels.votes import TARGETS
+from data_pipeline.labels.votes import TARGETS, leader
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.sources._expression import absent, cells, face, find, need, table, whole
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
@@ -82,9 +82,8 @@ def read_rows(root: Path, options: FerplusOptions, protocol: Protocol) -> Rows:
 
 
 def _labels(shares: dict[str, float], soft: bool) -> dict[str, Any]:
-    best = max(shares.values())
-    leaders = [word for word, share in shares.items() if share == best]
-    labels: dict[str, Any] = {"expression": leaders[0]} if len(leaders) == 1 else {}
+    word = leader(shares)
+    labels: dict[str, Any] = {"expression": word} if word else {}
     return labels | {"expression_votes": shares} if soft else labels
 
 

@@ -20,7 +20,7 @@ from data_pipeline.labels.validate import GENDERS, POSE_AXES
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources._lists import first, home, need_home
-from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant
+from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant, reading
 from face_mllm.errors import UserError
 
 MARKS = ("json/00000.json", "ffhq/json/00000.json", "json")
@@ -97,10 +97,8 @@ def _place(folder: Path) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as json ({error})", "download it again") from error
+    with reading(path, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(found, list) or not all(isinstance(face, dict) for face in found):
         raise UserError(f"{path}: not a list of faces", "download it again")
     return found
@@ -117,8 +115,8 @@ def _labels(face: Mapping[str, Any], settings: Mapping[str, Any], path: Path) ->
         }
         if any(emotion.values()):
             labels["expression"] = canonical_expression(max(emotion, key=emotion.__getitem__))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: {error}", "download it again") from error
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{path}: {error!r}", "download it again") from error
     if labels["gender"] not in GENDERS:
         del labels["gender"]
     return {key: value for key, value in labels.items() if value not in (None, {})}

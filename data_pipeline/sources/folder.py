@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
-from data_pipeline.labels.expressions import canonical_expression
+from data_pipeline.labels.attributes import attributes, canonical_attribute, snake_case
+from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, SPELLINGS
 from data_pipeline.labels.validate import GENDERS
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import FaceRecord
@@ -26,21 +27,36 @@ from data_pipeline.sources.base import (
     hash_split,
     record_id,
 )
+from data_pipeline.sources.cells import FLAG_WORDS, CellReader
 from face_mllm.errors import UserError
+
+LABELS = ("expression", "compound_expression", "gender", "age", "age_band")
 
 
 class FolderOptions(SourceOptions):
     """Options of ``folder``.
 
     Args:
-        label: which label the class folders are.
-        values: folder name -> canonical word, or null to leave the class out.
+        label: which label the class folders are: one of these, or the name of an attribute whose
+            folders are called true/false, yes/no or 1/0, or as ``values`` says.
+        values: folder name -> canonical value, or null to leave the class out.
         split: rule when the tree has no split folders; every picture counts as its own subject.
     """
 
-    label: Literal["expression", "gender"] = "expression"
-    values: dict[str, str | None] = Field(default_factory=dict)
+    label: str = "expression"
+    values: dict[str, Any] = Field(default_factory=dict)
     split: Annotated[str, AfterValidator(check_split_rule)] = HASH_SPLIT
+
+    @field_validator("label")
+    @classmethod
+    def _known(cls, label: str) -> str:
+        if label in LABELS or canonical_attribute(label)[0] in attributes():
+            return label
+        near = difflib.get_close_matches(snake_case(label), [*LABELS, *attributes()], n=1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"write {', '.join(LABELS)} or an attribute"
+        )
+        raise ValueError(f"no label {label!r}: {hint}")
 
 
 def read_rows(root: Path, options: FolderOptions, protocol: Protocol) -> Rows:
@@ -51,12 +67,12 @@ def read_rows(root: Path, options: FolderOptions, protocol: Protocol) -> Rows:
     """
     name = options.name or root.name
     for split, folder in _class_folders(root):
-        word = _class_word(folder, options)
+        labels = _class_labels(folder, options)
         for path in sorted(folder.rglob("*")):
             where = path.relative_to(root).as_posix()
             if path.is_dir() or LITTER & set(path.parts):
                 continue
-            if word is None:
+            if labels is None:
                 yield Dropped(f"class {folder.name!r} left out by values", where)
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
                 yield Dropped("not an image file", where)
@@ -68,7 +84,7 @@ def read_rows(root: Path, options: FolderOptions, protocol: Protocol) -> Rows:
                     split=split or hash_split(key, options.split),
                     subject=key,
                     image=str(path.resolve()),
-                    labels={options.label: word},
+                    labels=labels,
                     licence=options.licence,
                 )
 
@@ -96,20 +112,32 @@ def _class_folders(root: Path) -> Iterator[tuple[str | None, Path]]:
             yield None, path
 
 
-def _class_word(folder: Path, options: FolderOptions) -> str | None:
+def _class_labels(folder: Path, options: FolderOptions) -> dict[str, Any] | None:
+    """Return the labels of the pictures in a class folder, None when the class is left out."""
     word = options.values.get(folder.name, folder.name)
     if word is None:
         return None
-    if options.label == "expression":
-        try:
-            return canonical_expression(word)
-        except UserError as error:
-            raise UserError(f"{folder}: {error.message}", error.remedy) from error
-    if word.lower() not in GENDERS:
-        near = difflib.get_close_matches(word.lower(), GENDERS, n=1)
+    cells = CellReader(str(folder), {})
+    try:
+        if options.label in LABELS:
+            return {options.label: cells.label(word, options.label, "", 0)}
+        name, negated = canonical_attribute(options.label)
+        return {"attributes": {name: cells.flag(word, options.label, "", 0) is not negated}}
+    except UserError as error:
+        near = difflib.get_close_matches(str(word).lower(), _words(options.label), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"{folder}: unknown gender {word!r}", f"{hint}map it with `values:`")
-    return word.lower()
+        raise UserError(
+            f"{folder}: {word!r} is no {options.label}",
+            f"{hint}map it: `values: {{{folder.name}: ...}}`, null to leave it out",
+        ) from error
+
+
+def _words(label: str) -> list[str]:
+    """Return what the folders of a label may be called, nothing where those are numbers."""
+    if label in ("age", "age_band"):
+        return []
+    words = {"expression": SPELLINGS, "compound_expression": COMPOUND_EXPRESSIONS}
+    return list({**words, "gender": GENDERS}.get(label, FLAG_WORDS))
 
 
 SOURCE = Source(

@@ -14,8 +14,8 @@ import pandas as pd
 from data_pipeline.labels.codes import codes
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
-from data_pipeline.sources._lists import first, home, iter_csv, need, need_home, reading, translated
-from data_pipeline.sources.base import Rows, Source, SourceOptions, Variant, hash_split
+from data_pipeline.sources._lists import first, home, iter_csv, need, need_home, translated
+from data_pipeline.sources.base import Rows, Source, SourceOptions, Variant, hash_split, reading
 from face_mllm.errors import UserError
 
 LIST = (
@@ -71,7 +71,7 @@ def _picture(base: Path, file: str) -> Path:
 
 
 def _ages(table: pd.DataFrame, path: Path) -> list[int]:
-    with reading(path):
+    with reading(path, ValueError):
         ages = pd.to_numeric(table["age"], errors="coerce")
     bad = ~ages.between(1, 120)
     if bad.any():

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from data_pipeline.labels.action_units import SIDES, action_units, parse_sided_unit
 from data_pipeline.protocols import Protocol, protocols
 from data_pipeline.records import FaceRecord
-from data_pipeline.sources._frames import find_base, need_base, read_lines
+from data_pipeline.sources._frames import AGAIN, find_base, need_base, read_lines
 from data_pipeline.sources.base import Dropped, Rows, Source, SourceOptions, Variant, hash_split
 from face_mllm.errors import UserError
 
@@ -48,7 +48,9 @@ def read_rows(root: Path, options: RafAuOptions, protocol: Protocol) -> Rows:
         picture, _, codes = text.partition(" ")
         stem, _, suffix = picture.rpartition(".")
         if not stem or not codes:
-            raise UserError(f"{base / LIST}: line {number}: {text!r} is no picture with codes")
+            raise UserError(
+                f"{base / LIST}: line {number}: {text!r} is no picture with codes", AGAIN
+            )
         if codes.strip() == "null":
             yield Dropped("no action unit was coded (null)", picture)
             continue
@@ -70,7 +72,7 @@ def _labels(codes: str, protocol: Protocol, where: str) -> dict[str, Any]:
     for token in codes.strip().split("+"):
         match = _TOKEN.fullmatch(token.strip())
         if match is None:
-            raise UserError(f"{where}: {token!r} is no action unit")
+            raise UserError(f"{where}: {token!r} is no action unit", AGAIN)
         if int(match.group(2)) not in action_units():
             continue
         text = match.group(0) if match.group(1) in SIDES else match.group(2)

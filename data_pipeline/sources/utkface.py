@@ -62,7 +62,10 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
     """
     folders = _folders(root)
     if not folders:
-        raise UserError(f"{root}: not UTKFace: no names such as 26_0_1_20170116184028385.jpg")
+        raise UserError(
+            f"{root}: not UTKFace: no names such as 26_0_1_20170116184028385.jpg",
+            f"give the folder that holds {ALIGNED[0]} or {RAW[0]}",
+        )
     name, seen = options.name or "utkface", set[str]()
     for folder in folders:
         for file in sorted(os.listdir(folder)):

@@ -23,7 +23,6 @@ from data_pipeline.sources._lists import (
     iter_csv,
     need,
     need_home,
-    reading,
 )
 from data_pipeline.sources.base import (
     IMAGE_SUFFIXES,
@@ -32,6 +31,7 @@ from data_pipeline.sources.base import (
     SourceOptions,
     Variant,
     hash_split,
+    reading,
 )
 from face_mllm.errors import UserError
 
@@ -106,7 +106,10 @@ def read_rows(root: Path, options: SourceOptions, protocol: Protocol) -> Rows:
 def _genders(path: Path) -> dict[str, str | bool | None]:
     meaning = codes("vggface2", "gender")
     found = {}
-    with reading(path), path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+    with (
+        reading(path, ValueError),
+        path.open(newline="", encoding="utf-8-sig", errors="replace") as file,
+    ):
         rows = csv.reader(file, skipinitialspace=True)
         next(rows, None)
         for number, row in enumerate(rows, 1):
@@ -127,13 +130,13 @@ def _pictures(base: Path, part: str) -> Iterator[tuple[str, tuple[float, ...]]]:
     """Yield (path below the part's folder, box or nothing)."""
     if path := first(base, *_boxes(part)):
         for table in iter_csv(path, ("NAME_ID", "X", "Y", "W", "H"), text=False):
-            with reading(path):
+            with reading(path, ValueError):
                 sides = table[["X", "Y", "W", "H"]].to_numpy(float)
             sides[:, 2:] += sides[:, :2]
             for file, box in zip(table["NAME_ID"], sides.tolist(), strict=True):
                 yield f"{file}.jpg", tuple(box)
     elif path := first(base, *_lists(part)):
-        with path.open(encoding="utf-8") as lines:
+        with reading(path), path.open(encoding="utf-8-sig") as lines:
             yield from ((line.strip(), ()) for line in lines if line.strip())
     elif folder := first(base, *_folders(part)):
         for person in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from data_pipeline.labels.leaks import checked_held_out
 from face_mllm.configio import Strict
 
 
@@ -117,3 +118,8 @@ class FaceClipConfig(Strict):
     probe_train: int = Field(
         6000, ge=50, description="training faces the linear probe is fitted on"
     )
+
+    @field_validator("holdout_attributes")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return checked_held_out(value)

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from data_pipeline.records import FaceRecord, iter_records, shards_of
+from data_pipeline.records import FaceRecord, count_faces, iter_records
 from face_mllm.errors import UserError
 from face_mllm.hardware import usable_cpus
 from face_mllm.progress import Progress
@@ -59,11 +58,11 @@ def load_faces(
     Raises:
         UserError: no folder has that split, or a broken picture, by id.
     """
-    count = sum(_count(root, split) for root in roots)
+    count = sum(count_faces(root, split) for root in roots)
     if not count:
         raise UserError(
             f"{', '.join(map(str, roots))}: no {split}-*.parquet",
-            "make faces with `face-mllm data synth --out DIR`",
+            "make faces with `face-mllm data synth --out DIR -n 2000`",
         )
     count = min(count, limit or count)
     pixels = np.empty((count, side, side, 3), np.uint8)
@@ -83,10 +82,6 @@ def load_faces(
         [record.source for record in kept],
         [record.licence for record in kept],
     )
-
-
-def _count(root: Path, split: str) -> int:
-    return sum(pq.read_metadata(shard).num_rows for shard in shards_of(root, split))
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from face_mllm.errors import UserError
+from face_mllm.flat_state import under
 
 
 class Average:
@@ -56,44 +49,16 @@ def restore(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Put the tensors of :func:`flat_state` back."""
-    model.load_state_dict(_under(flat, "model."))
-    heads.load_state_dict(_under(flat, "heads."))
-    for name, value in _under(flat, "average.").items():
+    model.load_state_dict(under(flat, "model."))
+    heads.load_state_dict(under(flat, "heads."))
+    for name, value in under(flat, "average.").items():
         average.state[name].copy_(value)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in _under(flat, "optimizer.").items():
+    for name, value in under(flat, "optimizer.").items():
         index, slot = name.split(".")
         if value.dim():  # the fused step walks raw memory: layouts must agree (channels last)
             value = torch.empty_like(parameters[int(index)]).copy_(value)
         slots.setdefault(int(index), {})[slot] = value
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-
-
-def _under(flat: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): v for name, v in flat.items() if name.startswith(prefix)}
-
-
-def save_checkpoint(path: Path, flat: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; ``about`` travels as json."""
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(flat, partial, metadata={"about": json.dumps(about)})
-    os.replace(partial, path)
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read a checkpoint.
-
-    Raises:
-        UserError: when the file is missing or is no checkpoint of this trainer.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: not a face-clip checkpoint ({error})",
-            "set resume: never to start anew, or give the right file",
-        ) from error

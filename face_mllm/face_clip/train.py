@@ -44,13 +44,13 @@ from face_mllm.face_clip.model import (
 from face_mllm.face_clip.state import (
     Average,
     flat_state,
-    load_checkpoint,
     restore,
-    save_checkpoint,
 )
 from face_mllm.face_clip.texts import equal_texts, training_text
 from face_mllm.face_clip.tokenizer import load_tokenizer, train_tokenizer
+from face_mllm.flat_state import load_state, save_state
 from face_mllm.hardware import Hardware, for_precision
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress, terminal_progress
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -83,8 +83,7 @@ def train_face_clip(config: FaceClipConfig, progress: Progress | None = None) ->
     Raises:
         UserError: bad data or settings, before training starts where possible.
     """
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     if progress is None:
         with terminal_progress("face-clip") as told:
             return train_face_clip(config, told)
@@ -257,7 +256,7 @@ class Run:
         """Write the resumable checkpoint in place of the last one."""
         flat = flat_state(self.model, self.heads, self.average, self.optimizer)
         about = {"step": self.step, "seconds": self.seconds, "settings": self._settings()}
-        save_checkpoint(self.folder / CHECKPOINT, flat, about)
+        save_state(self.folder / CHECKPOINT, flat, about)
 
     def _settings(self) -> dict:
         settings = json.loads(self.config.model_dump_json(exclude=FREE_TO_CHANGE))
@@ -270,7 +269,7 @@ class Run:
         if wanted == "never" or (wanted == "auto" and not path.exists()):
             (self.folder / METRICS).unlink(missing_ok=True)
             return
-        flat, about = load_checkpoint(path)
+        flat, about = load_state(path, "face-clip")
         changed = [
             key for key, value in self._settings().items() if about["settings"].get(key) != value
         ]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -28,6 +26,7 @@ from data_pipeline.records import FaceRecord
 from face_mllm.embedded.cache import cache_dir
 from face_mllm.errors import UserError
 from face_mllm.hardware import usable_cpus
+from face_mllm.outputs import whole_file, write_whole
 from face_mllm.progress import Progress
 
 Columns = dict[str, torch.Tensor]  # name -> [items, ...]
@@ -126,8 +125,9 @@ class FeatureCache:
         name = f"part-{hashlib.sha256(b''.join(part.keys)).hexdigest()[:24]}.safetensors"
         table = np.frombuffer(b"".join(part.keys), np.uint8).copy()
         keys = torch.from_numpy(table).view(len(part.keys), -1)
-        _replace(self.folder / "identity.json", lambda p: p.write_text(self.identity + "\n"))
-        _replace(self.folder / name, lambda path: save_file({**part.joined(), "keys": keys}, path))
+        write_whole(self.folder / "identity.json", self.identity + "\n")
+        with whole_file(self.folder / name) as path:
+            save_file({**part.joined(), "keys": keys}, path)
         self._read(self.folder / name)
 
     def _read(self, path: Path) -> None:
@@ -160,16 +160,6 @@ class _Part:
     def joined(self) -> Columns:
         names = self.columns[0]
         return {n: torch.cat([each[n] for each in self.columns]).contiguous() for n in names}
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def face_features(

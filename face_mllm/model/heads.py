@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from face_mllm.errors import UserError
 
-CHUNK = 8192  # label rows whose logits exist at once in training; captions bring more
+LOGITS = 2**28  # that exist at once in training, 1 GiB in fp32; captions bring more
 
 Scaling = Callable[[torch.Tensor], torch.Tensor]
 
@@ -79,12 +79,17 @@ class _Decoded(tuple):
     last_hidden_state: torch.Tensor
 
 
+def chunk_rows(vocabulary: int) -> int:
+    """Label rows whose logits exist at once in training."""
+    return max(1, LOGITS // vocabulary)
+
+
 def label_losses(
     language_model: Any, hidden: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Negative log likelihoods at the label rows.
 
-    With more than :data:`CHUNK` rows the logits are made chunk by chunk, and again for gradients.
+    With more than :func:`chunk_rows` the logits are made chunk by chunk, and again for gradients.
 
     Args:
         language_model: the LLM.
@@ -94,14 +99,15 @@ def label_losses(
     Returns:
         Losses [L] in fp32 (fp64 stays) and the logits [L, V], None when chunked.
     """
-    if len(hidden) <= CHUNK:
+    chunk = chunk_rows(language_model.config.vocab_size)
+    if len(hidden) <= chunk:
         logits = head_logits(language_model, hidden)
         return token_losses(logits, targets), logits
 
     def part(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return token_losses(head_logits(language_model, states), wanted)
 
-    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     losses = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
     return torch.cat(losses), None
 
@@ -115,7 +121,7 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def label_entropies(language_model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Entropy in nats of the LLM's distribution at each label row, [L]; without gradient."""
     parts = []
-    for states in hidden.split(CHUNK):
+    for states in hidden.split(chunk_rows(language_model.config.vocab_size)):
         logs = _wide(head_logits(language_model, states)).log_softmax(-1)
         parts.append(-(logs.exp() * logs).sum(-1))
     return torch.cat(parts)

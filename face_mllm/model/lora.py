@@ -30,30 +30,34 @@ class FusedLoraLinear(LoraLinear):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """[..., in] to [..., out]."""
-        if args or kwargs or not self._is_plain():
+        name = self._plain_adapter()
+        if args or kwargs or name is None:
             return super().forward(x, *args, **kwargs)
-        name = self.active_adapters[0]
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         weight, bias = self.base_layer.weight, self.base_layer.bias
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         elif not x.dtype == a.dtype == b.dtype == weight.dtype:
             return super().forward(x)
         return _LoraLinear.apply(x, a, b, weight, bias, self.scaling[name])
 
-    def _is_plain(self) -> bool:
-        base, names = self.base_layer, self.active_adapters
+    def _plain_adapter(self) -> str | None:
+        """Name of the one adapter at work here, None where PEFT has more to do than add it."""
+        base = self.base_layer
+        names = [name for name in self.active_adapters if name in self.lora_A]  # not other parts'
         if self.disable_adapters or self.merged or type(base) is not nn.Linear:
-            return False
-        if len(names) != 1 or names[0] not in self.lora_A or names[0] in self.lora_variant:
-            return False
+            return None
+        if len(names) != 1 or names[0] in self.lora_variant:
+            return None
         if self.lora_bias[names[0]] or any(p.requires_grad for p in base.parameters()):
-            return False
+            return None
         if hasattr(base.weight, "ds_id"):  # ZeRO-3 brings weights when their own layer is called
-            return False
-        return not self.training or isinstance(self.lora_dropout[names[0]], nn.Identity)
+            return None
+        plain = not self.training or isinstance(self.lora_dropout[names[0]], nn.Identity)
+        return names[0] if plain else None
 
 
 class _LoraLinear(torch.autograd.Function):

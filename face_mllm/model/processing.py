@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.tree import TokenTree, TreeRow
 
 IMAGE_TOKEN = "<image>"
@@ -188,7 +188,9 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no tokenizer found ({error})", "give an LLM folder") from error
+        raise UserError(
+            f"{folder}: no tokenizer found ({brief(error)})", "give an LLM folder"
+        ) from error
 
 
 def load_image_processor(folder: Path | str) -> BaseImageProcessor:
@@ -197,7 +199,7 @@ def load_image_processor(folder: Path | str) -> BaseImageProcessor:
         return AutoImageProcessor.from_pretrained(folder, backend="pil")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}: no image processor found ({error})", "give a vision model folder"
+            f"{folder}: no image processor found ({brief(error)})", "give a vision model folder"
         ) from error
 
 

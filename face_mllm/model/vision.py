@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 
 HAS_CLASS_TOKEN = ("clip_vision_model", "vit", "deit", "dinov2", "chinese_clip_vision_model")
 
@@ -65,7 +65,7 @@ def load_vision_tower(folder: Path | str, dtype: torch.dtype = torch.float32) ->
         model = AutoModel.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder}: not a vision model this transformers version can load ({error})",
+            f"{folder}: not a vision model this transformers version can load ({brief(error)})",
             "give a Hugging Face CLIP, SigLIP, ViT or ResNet folder or id",
         ) from error
     tower = getattr(model, "vision_model", model)

@@ -8,6 +8,7 @@ import yaml
 from annotate_stub import ASKED, Step, good, lines, run, said, serving, spec, states, write_faces
 
 from data_pipeline.annotate.agreement import Agreement, consensus, statistics
+from data_pipeline.annotate.finish import _merged
 from data_pipeline.build import build
 from data_pipeline.records import iter_records, read_manifest
 
@@ -90,6 +91,12 @@ def test_human_labels_stay_and_win_when_asked_for(tmp_path, out):
     assert lines(out / "annotations.jsonl")[0]["answers"]["openai:stub"]["smiling"] == "no"
     assert manifest["annotation"]["labels_by"] == "machine and input"
     assert "were kept" in (out / "README.md").read_text()
+
+
+def test_a_known_gender_is_not_contradicted():
+    machine = {"attributes": {"male": True, "smiling": False}}
+    assert _merged({"gender": "female"}, machine)["attributes"] == {"smiling": False}
+    assert _merged({"age": 3}, machine)["attributes"] == machine["attributes"]
 
 
 def test_a_recipe_is_built_once_and_its_sources_are_told(faces, out, tmp_path):

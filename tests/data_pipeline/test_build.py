@@ -249,6 +249,7 @@ def test_unreadable_missing_tiny_and_malformed_rows_are_dropped_and_counted(fold
         writer.add(face(2, image=str(folder / "gone.jpg")))
         writer.add(face(5, image=picture(5, side=8)))
         writer.add(face(6, labels={"age": 500}))
+        writer.add(face(7, labels={"age": 25, "age_band": "30-39"}))
     path = recipe(folder, sources=[{"source": "records", "root": "mixed"}])
     manifest = build(path, folder / "out")
     dropped = manifest["sources"][0]["dropped"]
@@ -257,6 +258,7 @@ def test_unreadable_missing_tiny_and_malformed_rows_are_dropped_and_counted(fold
         "image file missing": 1,
         "image smaller than 16 px": 1,
         "labels: age: 500 is not a number within 0 to 130": 1,
+        "labels contradict each other: age and age_band": 1,
     }
     assert dropped["image unreadable"]["examples"] == ["s_1"]
 
@@ -332,6 +334,8 @@ def test_an_existing_folder_is_left_alone(folder):
         ({"sources": []}, "sources"),
         ({"seed": "x"}, "'seed' is 'x'.*whole number"),
         ({"max_questions_per_face": 0}, "max_questions_per_face"),
+        ({"holdout_attributes": ["smilng"]}, "no attribute 'smilng': did you mean 'smiling'"),
+        ({"holdout_attributes": ["odd_thing"]}, "no face is labelled 'odd_thing'"),
     ],
 )
 def test_a_broken_recipe_is_one_line_with_the_remedy(folder, changes, said):

@@ -95,6 +95,11 @@ def test_each_fault_is_found_and_named(dataset, kind):
     assert kind in report.text
 
 
+def test_an_age_outside_its_band_is_a_conflict(dataset):
+    report = check(dataset(*GOOD, face(20, labels={"age": 25, "age_band": "30-39"})))
+    assert [finding.detail for finding in report.problems] == ["age 25, age_band 30-39"]
+
+
 def test_one_picture_with_two_labels_is_a_conflict(dataset):
     twin = face(21, "val", image=GOOD[1].image, labels={"gender": "female"})
     assert "label conflict" in kinds(check(dataset(*GOOD, twin)))
@@ -205,6 +210,7 @@ def placed(source, splits, start=0):
         (("mine", ["train"]), "table/all", ("celeba_dialog", ["val"]), None),
         (("affectnet2017", ["train"]), None, ("celeba", ["val"]), None),
         (("sfew", ["test"]), "sfew/val-as-test", ("afew", ["train"]), "problem"),
+        (("laion_face+openai:m", ["train"]), None, ("facecaption", ["test"]), "problem"),
     ],
 )
 def test_sources_known_to_overlap_are_named(dataset, one, its_protocol, two, verdict):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from source_fixtures import fixtures
+from source_fixtures import fixtures, root_of
 
 from data_pipeline.labels.validate import validate_labels
 from data_pipeline.records import FaceRecord
-from data_pipeline.sources import Dropped, get_source
+from data_pipeline.sources import Dropped, get_source, sources
 
 MODULES = list(fixtures())
 CASES = [
@@ -22,7 +22,13 @@ CASES = [
 def read(module, case, root):
     source = get_source(module.NAME)
     options = source.options(**case.options)
-    return list(source.read_rows(root, options, source.protocol(case.protocol, options)))
+    protocol = source.protocol(case.protocol, options)
+    return list(source.read_rows(root_of(module, root), options, protocol))
+
+
+def test_every_source_is_here():
+    """What this package writes itself has tests of its own."""
+    assert {module.NAME for module in MODULES} == set(sources()) - {"records", "synth"}
 
 
 @pytest.mark.parametrize(("module", "case"), CASES)

@@ -12,6 +12,7 @@ from data_pipeline.engine import outcome as outcome_module
 from data_pipeline.faces import NO_FACES, FacePolicy
 from data_pipeline.faces import crop as crop_module
 from data_pipeline.faces import detector as detector_module
+from data_pipeline.manifest import summary
 from data_pipeline.recipe import load_recipe
 from data_pipeline.records import iter_records, write_dataset
 from face_mllm.errors import UserError
@@ -55,7 +56,9 @@ def test_a_build_cuts_counts_and_remembers(folder):
     assert source["faces"] == {
         "policies": {"box-224-m0.1": 7},
         "found_by": {"known 1": 6, "source": 1},
+        "not_cut_out": 0,
     }
+    assert "faces: detect" not in summary(manifest)
     for found in iter_records(folder / "out"):
         assert found.crop["policy"] == "box-224-m0.1"
         assert found.open_image().size == (224, 224)
@@ -76,6 +79,8 @@ def test_a_source_can_have_its_own_policy(folder):
     cropped = [{"source": "records", "root": "photos", "faces": "none"}]
     manifest = build(recipe(folder, cropped, faces="detect"), folder / "out")
     assert (manifest["faces"], manifest["sources"][0]["kept"]) == ("none", {"train": 11})
+    assert manifest["sources"][0]["faces"]["not_cut_out"] == 1  # the one whose box is known
+    assert "1 faces lie in larger pictures: `faces: detect`" in " ".join(summary(manifest).split())
 
 
 def test_a_dataset_of_crops_keeps_its_policy_when_built_anew(folder):

@@ -4,10 +4,12 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from source_fixtures import fixtures, picture
+from source_fixtures import disfa, fixtures, picture, root_of
 
 from data_pipeline import sources as registry
-from data_pipeline.inspect import Pictures, candidates, inspect
+from data_pipeline.inspect import candidates, inspect
+from data_pipeline.inspected import Inspection, Pictures, Reading
+from data_pipeline.labels.expressions import CLASS_SETS
 from data_pipeline.protocols import Protocol
 from data_pipeline.records import FaceRecord
 from data_pipeline.sources import get_source
@@ -97,6 +99,42 @@ def test_every_protocol_is_read_and_units_come_by_number(toy):
     assert found.text.index("AU2 ") < found.text.index("AU12 ")
 
 
+@pytest.mark.parametrize(
+    ("published", "ok", "said"),
+    [
+        ({"anger": 2, "fear": 1}, True, ""),
+        ({"anger": 1, "fear": 2}, False, "numbers its classes otherwise"),
+        ({"anger": 2, "sadness": 1}, False, "numbers its classes otherwise"),
+        ({"anger": 3}, False, "-1"),
+    ],
+)
+def test_expressions_are_counted_against_the_published_ones(toy, published, ok, said):
+    (toy / "list.txt").write_text("a anger\nb fear\nv anger\nv2 ?\na2 anger")
+    for name in ("v2", "a2"):
+        picture(toy / f"{name}.png")
+    by = Protocol(name="toy/named", published_expressions={"train": published})
+    reading = Reading(by)
+    for row in read_toy(toy, None, by):
+        reading.add(row)
+    assert reading.ok is ok
+    text = Inspection(TOY, toy, None, [reading]).text
+    assert said in text
+    assert ("expressions of train" in text) is not ok
+
+
+def test_published_expressions_add_up_to_the_published_faces():
+    told = [
+        (protocol, split, words)
+        for source in registry.sources().values()
+        for protocol in source.protocols.values()
+        for split, words in protocol.published_expressions.items()
+    ]
+    assert len(told) >= 12
+    for protocol, split, words in told:
+        assert sum(words.values()) == protocol.published[split], protocol.name
+        assert set(words) == set(CLASS_SETS[protocol.settings["expression_classes"]]), protocol.name
+
+
 def test_missing_and_empty_pictures_are_counted(toy):
     (toy / "a.png").unlink()
     (toy / "b.png").write_bytes(b"")
@@ -137,6 +175,24 @@ def test_nobody_or_several_recognise_it(toy, monkeypatch, tmp_path):
         inspect(toy)
 
 
+def test_a_reader_that_stumbles_is_named_when_nobody_else_knows(toy, monkeypatch):
+    def stumble(root):
+        raise UserError(f"{root / 'x.csv'}: not text", "save it as UTF-8")
+
+    broken = Source("broken", "", read_toy, detect=stumble)
+    monkeypatch.setattr("data_pipeline.inspect.sources", lambda: {"toy": TOY, "broken": broken})
+    assert inspect(toy).source.name == "toy"
+    (toy / "toy.md").unlink()
+    with pytest.raises(UserError, match=r"broken: .*x\.csv: not text -> save it as UTF-8"):
+        inspect(toy)
+
+
+def test_a_missing_option_is_told_with_what_was_seen(tmp_path):
+    disfa.write(tmp_path)
+    with pytest.raises(UserError, match=r"'frame_offset' is missing \(Frames: .*frame_offset -1"):
+        inspect(tmp_path)
+
+
 def test_only_some_of_many_pictures_are_looked_for(tmp_path):
     def sample(limit, count):
         pictures = Pictures(limit=limit)
@@ -170,6 +226,11 @@ def faces(tmp_path):
                 ["faces/gone.png", "", "", 20],
             ]
         )
+    (tmp_path / "faces.zip").write_bytes(b"PK")
+    (tmp_path / "cut" / "AUCoding").mkdir(parents=True)
+    (tmp_path / "cut" / "AUCoding" / "AU_OCC").write_bytes(b"")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "UTKFace").write_bytes(b"an archive without its ending")
     return SimpleNamespace(folder=root, table=tmp_path / "faces.csv")
 
 
@@ -190,6 +251,11 @@ def test_generic_sources_on_the_command_line(faces, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["FOLDER"], "data inspect folder "),
+        (["FOLDER.csv"], "data inspect table "),
+        (["FOLDER.zip"], "unpack it"),
+        (["FOLDER/../packed", "--source", "utkface"], "a file where a folder belongs"),
+        (["FOLDER/../cut"], "no reader recognises it; bp4d: "),
         (["FOLDER", "--source", "foldre"], "did you mean 'folder'"),
         (["FOLDER", "--source", "folder", "labl=gender"], "labl"),
         (["FOLDER", "--source", "synth", "--protocol", "no/such"], "no protocol 'no/such'"),
@@ -232,7 +298,8 @@ def test_every_fixture_is_inspected(module, tmp_path):
     for case in module.CASES:
         reader = get_source(module.NAME)
         options = [f"{key}={json.dumps(value)}" for key, value in case.options.items()]
-        found = inspect(tmp_path, reader.name, protocol=case.protocol, overrides=options)
+        root = root_of(module, tmp_path)
+        found = inspect(root, reader.name, protocol=case.protocol, overrides=options)
         (reading,) = found.readings
         assert reading.error == ""
         assert reading.found == Counter(split for split, _ in case.records.values())

@@ -23,7 +23,7 @@ from data_pipeline.labels import (
 from data_pipeline.labels.attributes import attributes, groups, snake_case
 from data_pipeline.labels.codes import FOLDER, codes
 from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS
-from data_pipeline.labels.validate import GENDERS
+from data_pipeline.labels.validate import GENDERS, contradictions
 from data_pipeline.labels.votes import TARGETS
 from face_mllm.errors import UserError
 
@@ -197,6 +197,37 @@ def test_good_labels_have_no_problems():
 def test_bad_labels_are_named(labels, said):
     (problem,) = validate_labels(labels)
     assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("labels", "which"),
+    [
+        ({"age": 25, "age_band": "30-39"}, "age and age_band"),
+        ({"age": 40, "age_band": "30-39"}, "age and age_band"),
+        ({"age": 64.2, "age_band": "70+"}, "age and age_band"),
+        ({"gender": "female", "attributes": {"male": True}}, "gender and male"),
+        ({"expression": "fear", "expression_votes": {"anger": 0.6}}, "expression and its votes"),
+    ],
+)
+def test_labels_that_cannot_both_be_true(labels, which):
+    assert validate_labels(labels) == []
+    assert [found for found, _ in contradictions(labels)] == [which]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"age": 30, "age_band": "30-39"},
+        {"age": 29.6, "age_band": "30-39"},  # thirty, as one counts
+        {"age": 39.9, "age_band": "30-39"},
+        {"age": 104, "age_band": "70+"},
+        {"gender": "male", "attributes": {"male": True}},
+        {"expression": "fear", "expression_votes": {"anger": 0.6, "fear": 0.4}},
+        {"age": 3, "gender": "male", "expression_votes": {"anger": 1}, "attributes": {}},
+    ],
+)
+def test_labels_that_agree(labels):
+    assert list(contradictions(labels)) == []
 
 
 def test_leaks_match_words_not_substrings():

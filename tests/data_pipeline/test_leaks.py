@@ -8,6 +8,7 @@ import pytest
 from data_pipeline.captions import telling_caption
 from data_pipeline.labels import EXPRESSIONS, FAIRFACE_BANDS, GENDERS, action_units, attributes
 from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS
+from data_pipeline.labels.leaks import checked_held_out
 from data_pipeline.questions import render_questions
 from data_pipeline.records import QA, FaceRecord
 from data_pipeline.tally import LeakCheck
@@ -70,3 +71,55 @@ def test_a_choice_alone_gives_it_away(choice):
     told = QA("vqa", "all", "Which?", "no", (choice, "no"))
     assert leaks.clean_questions([kept, told]) == (kept,)
     assert leaks.as_dict()["questions_removed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "held"),
+    [
+        ("An actress in a red dress", "male"),
+        ("Mr. Smith waits", "male"),
+        ("the bride's mother", "male"),
+        ("a mustachioed rider", "mustache"),
+        ("the five o'clock shadow", "five_o_clock_shadow"),
+        ("her long straight black hair", "straight_hair"),
+        ("long, black hair", "long_hair"),
+        ("brown and wavy hair", "brown_hair"),
+        ("her hair is long and brown", "brown_hair"),
+        ("big brown eyes", "big_eyes"),
+    ],
+)
+def test_captions_are_searched_as_people_write(caption, held):
+    assert LeakCheck((held,)).clean_caption(caption) == ""
+
+
+@pytest.mark.parametrize(
+    ("caption", "held"),
+    [
+        ("black hair, big brown eyes", "brown_hair"),
+        ("brown eyes and black hair", "brown_hair"),
+        ("big eyes, closed mouth", "eyes_closed"),
+        ("a straight nose and black hair", "straight_hair"),
+        ("the person is shown", "male"),
+    ],
+)
+def test_words_of_something_else_are_no_mention(caption, held):
+    assert LeakCheck((held,)).clean_caption(caption) == caption
+
+
+def test_gender_is_held_out_by_its_name():
+    labels = {"gender": "female", "attributes": {"male": False, "smiling": True}}
+    for name in ("gender", "Sex", "Male"):
+        asked = render_questions(labels, "a", 0, "full", (name,))
+        assert {qa.name for qa in asked if qa.name != "all"} == {"smiling"}
+        assert not any(re.search(r"\b(fe)?male\b", qa.answer) for qa in asked)
+        assert checked_held_out((name,)) == ("male",)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("smilng", "did you mean 'smiling'"), ("Eye_glasses", "'eyeglasses'"), ("age", "`tasks`")],
+)
+def test_a_name_that_would_hold_nothing_out_is_refused(name, said):
+    with pytest.raises(ValueError, match=said):
+        checked_held_out((name,))
+    assert checked_held_out(("No_Beard", "odd_thing")) == ("beard", "odd_thing")

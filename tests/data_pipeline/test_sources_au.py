@@ -62,6 +62,13 @@ def test_disfa_labels_must_be_whole(tmp_path):
         read("disfa", root, frame_offset=-1)
 
 
+def test_disfa_warns_of_the_poor_landmarks(tmp_path):
+    disfa.write_labels(tmp_path, "SN029")
+    found = get_source("disfa").detect(tmp_path)
+    assert any("SN029" in note and "4330-4536" in note for note in found.notes)
+    assert "decoded frames (SN001/0.png)" in found.missing
+
+
 def test_disfa_without_frames(tmp_path):
     disfa.write_labels(tmp_path, "SN001")
     with pytest.raises(UserError, match="ffmpeg"):
@@ -145,7 +152,7 @@ def test_bp4d_malformed_rows_are_named(tmp_path, row):
 def test_bp4d_columns_and_unit_files_must_be_there(tmp_path):
     root = written("bp4d", tmp_path)
     (root / "AUCoding" / "AU_INT" / "AU12" / "F001_T1_AU12.csv").unlink()
-    with pytest.raises(UserError, match=r"F001_T1_AU12\.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"F001_T1_AU12\.csv: no such file"):
         read("bp4d", root, "bp4d/3fold-int-fold1")
     (root / "AUCoding" / "AU_OCC" / "F001_T1.csv").write_text("1,1,2,4\n7,0,0,0\n")
     with pytest.raises(UserError, match=r"F001_T1\.csv: no column of AU6"):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from reading import text
 from source_fixtures import llava, messages, picture, sharegpt
 from test_sources_attr import read, records
 
@@ -116,3 +117,45 @@ def test_pictures_of_an_absolute_path_stay(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([row]))
     (found,) = read("llava", tmp_path / "a.json")
     assert found.image == str(tmp_path / "far/a.jpg")
+
+
+SHAPES = {
+    "llava": {"id": "a", "image": "photos\\a b.png", "conversations": "TURNS"},
+    "sharegpt": {"images": ["photos/a b.png"], "conversations": "TURNS"},
+    "messages": {"images": [{"path": "photos/a b.png"}], "messages": "TURNS"},
+}
+SAID = [("Who is it?", "A man."), ("Does he smile?", "Yes.")]
+
+
+def turns(name, said):
+    """The same exchange in the words of one shape."""
+    first, *rest = [text for pair in said for text in pair]
+    words = [f"<image>\n{first}", *rest]
+    if name == "messages":
+        roles = ("user", "assistant") * len(said)
+        return [{"role": r, "content": text} for r, text in zip(roles, words, strict=True)]
+    roles = ("human", "gpt") * len(said)
+    return [{"from": r, "value": text} for r, text in zip(roles, words, strict=True)]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_one_conversation_says_the_same_in_every_shape(tmp_path, name):
+    picture(tmp_path / "photos" / "a b.png")
+    item = {k: turns(name, SAID) if v == "TURNS" else v for k, v in SHAPES[name].items()}
+    text(tmp_path / "chat.json", json.dumps([item]))
+    (record,) = read(name, tmp_path)
+    assert [(qa.task, qa.question, qa.answer) for qa in record.qa] == [("vqa", *p) for p in SAID]
+    assert record.image == str(tmp_path / "photos" / "a b.png")
+
+
+@pytest.mark.parametrize("kinds", [("text", "text"), ("input_text", "output_text")])
+def test_parts_of_endpoints_old_and_new(tmp_path, kinds):
+    photo = tmp_path / "a b.png"
+    picture(photo)
+    parts = [{"type": "image_url", "image_url": {"url": photo.as_uri()}}, {"type": kinds[0]}]
+    asked = {"role": "user", "content": [*parts, {"type": kinds[0], "text": "Who?"}]}
+    said = {"role": "assistant", "content": [{"type": kinds[1], "text": "A man."}]}
+    text(tmp_path / "chat.json", json.dumps([{"messages": [asked, said]}]))
+    (record,) = read("messages", tmp_path)
+    assert record.image == str(photo)
+    assert [(qa.question, qa.answer) for qa in record.qa] == [("Who?", "A man.")]

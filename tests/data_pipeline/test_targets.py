@@ -4,13 +4,15 @@ import json
 
 import pytest
 import yaml
-from source_fixtures import affectnet2021, disfa, ferplus
+from source_fixtures import affectnet2021, disfa, ferplus, picture
 
 from data_pipeline.build import build
 from data_pipeline.questions import QuestionSet
 from data_pipeline.records import iter_records, read_manifest
 from eval.run import asking_for
 from face_mllm.errors import UserError
+
+UNBALANCED = {"wordings": ["Which expression?"]}
 
 
 def made(root, name, *sources, **changes):
@@ -154,6 +156,31 @@ def test_the_protocol_trains_on_votes(tmp_path, protocol, soft):
         assert said == set(votes)
         mixed |= len(said) > 1
     assert mixed is soft
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_votes_of_a_table_are_trained_on_when_asked_for(tmp_path, soft):
+    picture(tmp_path / "a.png")
+    (tmp_path / "faces.csv").write_text("file,part,happy,sad,fear\na.png,train,3,1,0\n")
+    columns = {"image": "file", "split": "part", "expression_votes": ["happy", "sad", "fear"]}
+    entry = {"source": "table", "root": "faces.csv", "columns": columns, "tasks": ["expression"]}
+    forms = {"forms": ["expression/word"], "templates": {"expression/word": UNBALANCED}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(forms))
+    _, records = made(tmp_path, "out", entry, questions="mine.yaml", soft_labels=soft)
+    said = {qa.answer: qa.weight for record in records.values() for qa in record.qa}
+    assert said == ({"happiness": 0.75, "sadness": 0.25} if soft else {"happiness": 1.0})
+
+
+def test_what_is_not_known_is_asked_when_the_recipe_says_so(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "faces.csv").write_text("file,part,bangs\na.png,train,\n")
+    columns = {"image": "file", "split": "part", "attributes": ["bangs"]}
+    entry = {"source": "table", "root": "faces.csv", "columns": columns, "tasks": ["attribute"]}
+    _, records = made(tmp_path, "silent", entry)
+    assert not records["faces_a"].qa
+    manifest, records = made(tmp_path, "asked", entry, ask_unknown=["Bangs"])
+    assert {(qa.name, qa.answer) for qa in records["faces_a"].qa} == {("bangs", "cannot be told")}
+    assert manifest["question_set"]["ask_unknown"] == ["bangs"]
 
 
 def test_a_set_under_a_protocol_renders_anew():

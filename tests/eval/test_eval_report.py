@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 
 import eval_doubles as doubles
 import pytest
 from rich.console import Console
 
 from data_pipeline.records import read_manifest
-from eval import report, run
+from eval import cards, report, run
 from eval.table import Faces
 
 
@@ -39,12 +40,22 @@ def test_page_needs_nothing_from_outside(page):
 def test_page_has_every_section(page, measured):
     tasks = {entry["task"] for entry in measured.results}
     for task in tasks:
-        assert task.replace("_", " ") in page
+        assert report.plain(task) in page
     assert page.count("<svg") == len(tasks)
     assert page.count('class="card"') == 24
     assert "double/all" in page
     assert "smiling" in page
     assert "not a fact about a person" in page
+
+
+def test_tasks_are_named_in_plain_words():
+    assert report.plain("zero_shot_attribute_yes_no") == "zero-shot attribute (yes/no)"
+    assert report.plain("head_pose") == "head pose"
+
+
+def test_nearly_zero_degrees_are_zero():
+    row = SimpleNamespace(truth=-0.4, prediction=-0.2, task="head_pose")
+    assert cards._number(row, "yaw").text == "yaw 0\u00b0 (true 0)"
 
 
 def test_ids_of_figures_do_not_collide(page):

@@ -99,19 +99,35 @@ def test_llms_that_cap_their_scores_keep_their_own_attention():
 
 
 @pytest.mark.parametrize("llm", ["llama", "qwen-sliding"])
-def test_a_step_by_blocks_is_the_step_with_eager_attention(llm, make_model):
+def test_a_step_by_blocks_is_the_step_with_eager_attention(llm, make_model, monkeypatch):
+    made = []
+    for way in ("forward", "backward"):
+        real = getattr(blocks._BlockAttention, way)
+
+        def noted(*args, way=way, real=real):
+            made.append(way)
+            return real(*args)
+
+        monkeypatch.setattr(blocks._BlockAttention, way, staticmethod(noted))
     model, processor = make_model(llm=llm)
     model = model.float()
     row = processor.tree_row([(f"Number {n}?", "yes" if n % 2 else "no", 1.0) for n in range(9)])
     batch = collate_trees([row, row], processor.pad_id, [[0, 1]], 32)
     batch["pixel_values"] = torch.randn(2, 3, *processor.image_size)
     losses, found = [], []
-    for name in ("eager", BLOCKS):
-        model.language_model.set_attn_implementation(name)
+    model.train()
+    for name in ("eager", BLOCKS, "checkpointed"):
+        if name == "checkpointed":
+            model.activation_checkpointing_enable()
+        else:
+            model.language_model.set_attn_implementation(name)
         losses.append(model(**batch).loss)
         found.append(gradients(model, losses[-1]))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
-    assert difference(*found) < 1e-4
+    assert difference(*found[:2]) < 1e-4
+    assert losses[1] == losses[2]
+    assert difference(*found[1:]) < 1e-6
+    assert made.count("forward") == 3 * 2 > made.count("backward") == 2 * 2  # two layers, two steps
 
 
 def lora_layer(bias=True, **settings):
@@ -181,10 +197,13 @@ def test_other_lora_layers_stay_pefts(case):
         assert torch.equal(outcomes[0][1], outcomes[1][1])
 
 
-def test_a_fused_llm_has_pefts_gradients(make_model):
-    model, processor = make_model()
+@pytest.mark.parametrize("tower_too", [False, True])
+def test_a_fused_llm_has_pefts_gradients(tower_too, make_model, monkeypatch):
+    model, processor = make_model("clip")
     model = model.float()
     add_lora(model, LoraSettings(r=2, alpha=4))
+    if tower_too:  # the adapter of one part is no reason to slow down the other's
+        add_lora(model, LoraSettings(r=2, targets=("q_proj",)), "vision")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
@@ -193,7 +212,9 @@ def test_a_fused_llm_has_pefts_gradients(make_model):
     batch["pixel_values"] = torch.randn(1, 3, *processor.image_size)
     found = []
     for fuse in (False, True):
-        assert not fuse or fuse_lora(model) > 0
+        assert not fuse or fuse_lora(model) == 14 + 2 * tower_too
+        if fuse:
+            monkeypatch.setattr(LoraLinear, "forward", None)  # every layer runs fused
         model.zero_grad()
         model(**model_inputs(batch)).loss.backward()
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -105,6 +107,7 @@ def test_missing_files(fails, tmp_path, stage):
     assert "absent.jpg: no such image file" in fails("describe", "--model", tmp_path, image)
     assert "absent.jpg" in fails("chat", "--model", tmp_path, "--image", image, "Smiling?")
     assert "no stage.json" in fails("chat", "--model", tmp_path / "nowhere")
+    assert "no stage.json" in fails("chat", "--model", stage())  # a file
     assert "absent" in fails("train", stage(), f"data={tmp_path / 'absent'}")
     assert "absent" in fails("train", stage(), f"llm.model={tmp_path / 'absent'}")
     assert not (tmp_path / "out").exists()
@@ -217,6 +220,52 @@ def doctor_raises(monkeypatch):
 def test_what_a_user_can_mend_is_one_line(fails, doctor_raises, error, words):
     doctor_raises(error)
     assert words in fails("doctor")
+
+
+def test_a_full_disk_is_seen_behind_a_librarys_error(fails, doctor_raises):
+    wrapped = RuntimeError("An error occurred while generating the dataset")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "a.arrow")
+    doctor_raises(wrapped)
+    assert "no disk space left writing a.arrow" in fails("doctor")
+
+
+def cut(shard):
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def scramble(shard):
+    """Damage behind a sound footer, as of a disk that lost a block."""
+    content = bytearray(shard.read_bytes())
+    content[100:600] = bytes(500)
+    shard.write_bytes(content)
+
+
+def other_columns(shard):
+    pq.write_table(pa.table({"x": [1]}), shard)
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [(cut, "unreadable"), (scramble, "unreadable"), (other_columns, "no column box, caption")],
+)
+def test_damaged_shards_are_named_by_every_reader(damage, words, fails, stage, tiny_data, tmp_path):
+    data = tmp_path / "damaged"
+    shutil.copytree(tiny_data, data)
+    damage(data / "train-00000.parquet")
+    out = f"out={tmp_path / 'out'}"
+    for verb in (
+        ("train", stage(), f"data={data}"),
+        ("train", "embedded/face_clip", f"data=[{data}]", out),
+        ("train", "embedded/exp_clip", f"data=[{data}]", "batch_size=4", out),
+        ("train", "embedded/mask_fer", f"data={data}", out),
+        ("data", "show", data),
+        ("data", "check", data),
+        ("data", "build", "embedded", f"sources.0.root={data}", "--out", tmp_path / "out"),
+    ):
+        line = fails(*verb)
+        assert words in line
+        assert "train" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "stage.yaml"]
 
 
 def test_interruption_is_no_traceback(fails, doctor_raises):

@@ -57,3 +57,14 @@ def test_demo_folder_of_another_size_is_refused(tmp_path):
     demo.claim_folder(tmp_path, demo.QUICK)
     with pytest.raises(UserError, match="another size"):
         demo.claim_folder(tmp_path, demo.FULL)
+
+
+def test_files_of_something_else_are_no_steps_already_done(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="already holds files"):
+        demo.claim_folder(tmp_path, demo.QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        demo.claim_folder(file, demo.QUICK)

@@ -4,12 +4,28 @@ import csv
 import io
 import json
 
+import numpy as np
+
+from face_mllm.chat import _enter
 from face_mllm.describe import to_csv, to_json_lines
 
 ROWS = [
     {"image": "a.jpg", "box": [0, 0, 8, 8], "expression": {"happiness": 0.75}, "age": 31.5},
     {"image": "b, c.jpg", "box": [0, 0, 4, 4], "head_pose": {"yaw": -3.0}},
 ]
+
+
+def test_something_or_no_is_one_probability():
+    row: dict = {}
+    for name, choices in (("AU12", ("corners up", "no")), ("AU4", ("yes", "no"))):
+        entry = {"task": "action_unit", "name": name, "choices": choices, "values": None}
+        _enter(row, entry, np.array([0.75, 0.25]))
+    entry = {"task": "gender", "name": "all", "choices": ("male", "female"), "values": None}
+    _enter(row, entry, np.array([0.75, 0.25]))
+    assert row == {
+        "action_units": {"AU12": 0.75, "AU4": 0.75},
+        "gender": {"male": 0.75, "female": 0.25},
+    }
 
 
 def test_csv_has_a_column_per_leaf():

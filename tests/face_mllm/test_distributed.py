@@ -15,6 +15,7 @@ import yaml
 from launching import Launch, free_port
 from safetensors.torch import load_file
 
+from face_mllm.artifact import read_artifact
 from face_mllm.configio import find_config
 
 sys.path.append(str(Path(__file__).parents[1] / "eval"))
@@ -105,13 +106,18 @@ def test_a_run_of_every_mode_dies_and_goes_on_in_the_next_mode(
     assert "another process has died" in died.text()
     assert not out.exists()
     assert f"split: {SPLIT[mode]}" in died.text()
+    fast = ["blocks"] if "zero3" in mode else ["blocks", "lora"]
+    assert died.text().count(f"fast: {fast}") >= 2
     Launch(after, 2, jobs.train, settings, log=tmp_path / "after").done()
     same_run(out, alone)
     assert not out.with_name("out.run").exists()
 
 
 def test_parts_trained_in_full_survive_sharding(tiny_parts, tiny_data, tmp_path):
-    """The LLM that trains now, and the tower an earlier stage has trained and this one freezes."""
+    """The LLM that trains now, and the tower an earlier stage has trained and this one freezes.
+
+    The processes make their logits in chunks, the one they are compared with makes them whole.
+    """
     llm = {"model": str(tiny_parts / "llm"), "train": "full"}
     vision = {"model": str(tiny_parts / "vision"), "train": "full"}
     more = {"learning_rate": 1e-3, "llm": llm}
@@ -125,7 +131,7 @@ def test_parts_trained_in_full_survive_sharding(tiny_parts, tiny_data, tmp_path)
         needs(mode)
         out = tmp_path / mode
         settings = stage(tiny_parts, tiny_data, out, **more, accumulation=2)
-        Launch(mode, 2, jobs.train, settings, log=tmp_path / f"{mode}-log").done()
+        Launch(mode, 2, jobs.train_in_chunks, settings, log=tmp_path / f"{mode}-log").done()
         assert apart(out, tmp_path / "s1", ["vision.safetensors"]) == 0
         assert apart(out, tmp_path / "alone", ["llm.safetensors", FILES[0]]) < 1e-5
         assert apart(out, tmp_path / "s1", ["llm.safetensors"]) > 1e-4  # it did train
@@ -146,6 +152,10 @@ def test_four_processes_give_the_loss_of_one(alone, tiny_parts, tiny_data, tmp_p
     settings = stage(tiny_parts, tiny_data, out, accumulation=1)
     Launch("ddp", 4, jobs.train, settings, log=tmp_path / "log").done()
     same_run(out, alone)
+    counted = ("steps", "faces", "questions", "tokens")  # of all processes together
+    speeds = [read_artifact(folder).chain[-1]["speed"] for folder in (out, alone)]
+    assert [speeds[0][key] for key in counted] == [speeds[1][key] for key in counted]
+    assert speeds[0]["questions"] == 4 * 4 * 2
 
 
 def test_a_killed_pair_goes_on_alone(alone, tiny_parts, tiny_data, tmp_path):

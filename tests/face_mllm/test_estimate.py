@@ -17,7 +17,9 @@ from face_mllm.estimate import (
     weights_of,
 )
 from face_mllm.flops import StepFormula
-from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration
+from face_mllm.model import FaceMLLMConfig, FaceMLLMForConditionalGeneration, heads
+from face_mllm.model.blocks import BLOCKS
+from face_mllm.model.lora import fuse_lora
 from face_mllm.optim import build_optimizer
 from face_mllm.quant import nf4_loading
 from face_mllm.stages import add_lora, apply_freeze
@@ -113,6 +115,44 @@ def test_a_fused_attention_keeps_no_chances():
     decoder = decoder_of(model, "lora")
     said = activation_bytes(model, decoder, Load(2, 300, 40), "frozen")
     assert said == pytest.approx(kept, rel=0.07)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("form", STAGES)
+def test_the_fast_ways_of_a_cpu_keep_what_is_said_within_7_percent(form, precision):
+    """Tree rows by blocks, LoRA fused: what a stage on a CPU runs."""
+    low = precision == "bf16"
+    model, config, _ = build(form, BLOCKS, torch.bfloat16 if low else torch.float32)
+    fuse_lora(model)
+    inputs = {**batch(tokens=300), "subtree_ends": torch.full((2, 300), 300)}
+    del inputs["attention_mask"]
+
+    def run():
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            return model(**inputs).loss
+
+    kept = saved_bytes(run, model)
+    decoder = decoder_of(model, config.llm.train)
+    load = Load(2, 300, 40, 2 if low else 4, 2 if low and config.llm.train != "full" else 4)
+    said = activation_bytes(model, decoder, load, config.part_trainings()["vision"])
+    said += weights_of(model).trained // 2 * low  # autocast's narrow copies, kept until backward
+    assert said == pytest.approx(kept, rel=0.07)
+
+
+def test_captions_keep_no_logits_beyond_a_chunk(monkeypatch):
+    """So many label rows that their logits would be most of what is kept."""
+    model, _, _ = build("projector")
+    inputs, load = batch(tokens=100, labels=4000), Load(2, 100, 4000)
+    decoder = decoder_of(model, "frozen")
+    found = {}
+    for logits in (heads.LOGITS, 64 * SIZES["vocab_size"]):
+        monkeypatch.setattr(heads, "LOGITS", logits)
+        kept = saved_bytes(lambda: model(**inputs).loss, model)
+        said = activation_bytes(model, decoder, load, "frozen")
+        assert said == pytest.approx(kept, rel=0.07)
+        found[logits] = kept
+    whole, chunked = found.values()
+    assert whole - chunked > 0.8 * 4000 * SIZES["vocab_size"] * 4
 
 
 def test_checkpointed_layers_keep_their_input_only():

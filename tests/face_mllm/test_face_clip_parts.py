@@ -9,13 +9,14 @@ import pytest
 import torch
 from face_clip_drawings import draw, some_labels, write_faces
 from PIL import Image, ImageOps
+from pydantic import ValidationError
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from data_pipeline.labels import find_leaks
 from data_pipeline.labels.attributes import attributes
 from face_mllm.errors import UserError
 from face_mllm.face_clip.augment import Moves, draw_moves, move, spoil, still
-from face_mllm.face_clip.config import AugmentConfig
+from face_mllm.face_clip.config import AugmentConfig, FaceClipConfig
 from face_mllm.face_clip.faces import check_subjects, load_faces, square
 from face_mllm.face_clip.labels import LabelSpace, Targets, moved_labels, turned_pose
 from face_mllm.face_clip.locked import draw_prompts, prompt_loss
@@ -331,3 +332,8 @@ def test_targets_index_like_tensors():
     part = targets[torch.tensor([0, 2])]
     assert isinstance(part, Targets)
     assert part.age.shape == (2, 2)
+
+
+def test_a_misspelt_held_out_attribute_is_refused():
+    with pytest.raises(ValidationError, match="did you mean 'smiling'"):
+        FaceClipConfig(data=("faces",), out="clip", holdout_attributes=("smilng",))

@@ -11,6 +11,7 @@ from face_mllm.errors import UserError
 from face_mllm.hardware import (
     best_dtype,
     choose_hardware,
+    data_workers,
     for_precision,
     release_memory,
     usable_cpus,
@@ -103,6 +104,16 @@ def test_precision_words_of_the_configs(word, dtype):
     assert (hardware.torch_dtype, hardware.autocast) == (dtype, word == "bf16")
     with pytest.raises(UserError, match="auto, bf16 or fp32"):
         for_precision("half")
+
+
+@pytest.mark.parametrize("cpus, processes, found", [(16, 1, 4), (16, 4, 3), (8, 8, 0), (3, 1, 2)])
+def test_an_accelerator_gets_data_workers_and_a_cpu_none(cpus, processes, found, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cpus), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate's launcher sets
+    assert data_workers(None, "cuda") == found
+    assert data_workers(None, "cpu") == 0
+    assert data_workers(7, "cpu") == 7
 
 
 def test_memory_goes_back_to_the_system():

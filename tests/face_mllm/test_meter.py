@@ -15,7 +15,8 @@ from face_mllm.compose import Bases
 from face_mllm.config import StageConfig
 from face_mllm.estimate import decoder_of
 from face_mllm.flops import StepFormula
-from face_mllm.meter import PHASES, RunMeter, measured_peak, report_table
+from face_mllm.meter import PHASES, RunMeter, data_advice, measured_peak, report_table
+from face_mllm.model.attention import dense_mask, tree_mask_mod
 from face_mllm.model_card import base_licences, data_sources, model_card
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
 from face_mllm.trainer import METRICS_FILE, loss_words
@@ -100,6 +101,32 @@ def test_losses_by_task_are_the_model_s_own(make_model, tiny_data):
     assert meter.figures(lambda tensor: tensor).keys() == {"questions_per_second"}
 
 
+def test_only_needed_operations_count_so_packing_and_padding_change_nothing(make_model, tiny_data):
+    """Reference: the pairs of the dense mask less padding's own, products of unpadded tokens."""
+    model, processor = make_model()
+    rows = FaceRows(tiny_data, processor, {}, 2, 512, seed=0)
+    trainings = {"vision": "frozen", "projector": "full", "llm": "frozen"}
+    decoder = decoder_of(model, "frozen")
+    found = []
+    for budget in (0, 512):
+        batch = RowCollator(processor.pad_id, budget)([rows[visit] for visit in range(3)])
+        meter = RunMeter(
+            model, StepFormula(model, decoder, trainings), rows.tasks, "cpu", "float32"
+        )
+        meter.saw(batch)
+        found.append(meter.llm_flops)
+        ends = batch["subtree_ends"]
+        shape = (*ends.shape, ends.device)
+        pairs = int(dense_mask(tree_mask_mod(ends, batch["position_ids"]), *shape).sum())
+        real = sum(len(rows[visit].row.tree) for visit in range(3))
+        pairs -= ends.numel() - real
+        assert meter.tokens == real
+        labels = int((batch["label_weights"] > 0).sum())
+        products = 2 * 2 * real * decoder.product_weights + 4 * labels * 32 * 400
+        assert meter.llm_flops == 12 * pairs * 32 * 2 + products
+    assert found[0] == found[1]
+
+
 def test_sums_of_several_processes_are_what_is_reported(make_model):
     """A second process that did the same doubles every count and leaves every mean."""
     model, _ = make_model()
@@ -115,6 +142,11 @@ def test_sums_of_several_processes_are_what_is_reported(make_model):
 def test_the_peak_is_that_of_matrix_products():
     """One product of the same size, timed by itself, is never much faster than the peak."""
     assert measured_peak("cpu", "float32", 0.05) > 1e8
+
+
+def test_a_starved_run_is_told_what_to_set():
+    assert data_advice({"time_data": 0.04}, 0) == ""
+    assert "raise workers (now 2)" in data_advice({"time_data": 0.25}, 2)
 
 
 def test_progress_words():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -48,6 +50,7 @@ def test_packing_and_passes_change_no_step(tiny_parts, tiny_data, tmp_path):
         "packed": {"verify_packing": True},
         "passes": {"pack": False, "rows_per_pass": 3},
         "small": {"faces_per_device": 2, "accumulation": 4},
+        "workers": {"workers": 2},
     }
     for name, changes in variants.items():
         settings = {"faces_per_device": 8, "max_steps": 3, **changes}
@@ -81,7 +84,7 @@ def rows_of(make_model, tiny_data):
 
 
 class OneProcess:
-    process_index, num_processes = 0, 1
+    process_index, num_processes, device = 0, 1, torch.device("cpu")
 
     def wait_for_everyone(self):
         return None
@@ -122,6 +125,25 @@ def test_two_processes_share_the_work_and_each_reads_all(rows_of, tmp_path):
     assert len(rows.states) == 24
 
 
+def test_a_tower_left_on_the_host_looks_on_the_device(rows_of, tmp_path, monkeypatch):
+    """FSDP and DeepSpeed move the model when training begins; here the host stands for both."""
+
+    class Sharded(OneProcess):
+        device = torch.device("cuda")
+
+    model, processor, rows = rows_of(visits=2)
+    moves, fill = [], FrozenTower.fill
+    monkeypatch.setattr(model.vision_tower, "to", lambda device: moves.append(device.type))
+
+    def noted(*args):
+        moves.append("fill")
+        return fill(*args)
+
+    monkeypatch.setattr(FrozenTower, "fill", noted)
+    cache_vision(model, processor, rows, Sharded(), root=tmp_path)
+    assert moves == ["cuda", "fill", "cpu"]
+
+
 def test_training_on_cached_features_is_training_on_live_ones(
     tiny_parts, tiny_data, tmp_path, monkeypatch
 ):
@@ -148,6 +170,30 @@ def test_first_batch_that_differs_stops_the_run(tiny_parts, tiny_data, tmp_path,
     with pytest.raises(UserError, match="not the separate passes"):
         train(config)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_the_data_is_one_line_wherever_it_is_loaded(
+    workers, tiny_parts, tiny_data, tmp_path
+):
+    asked = {"tasks": {"head_pose": 1.0}, "workers": workers}
+    with pytest.raises(UserError) as caught:
+        train(stage(tiny_parts, tiny_data, tmp_path / "s", **asked))
+    assert re.fullmatch(r"toy_\d+: no question of tasks .* -> change `tasks` .*", str(caught.value))
+
+
+def test_a_data_worker_that_dies_is_named(tiny_parts, tiny_data, tmp_path, monkeypatch):
+    """A fork of this process whose memory ran out."""
+    trainer, picture = os.getpid(), FaceRows.picture
+
+    def die(rows, record):
+        if os.getpid() != trainer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return picture(rows, record)
+
+    monkeypatch.setattr(FaceRows, "picture", die)
+    with pytest.raises(UserError, match=r"data-loading process has died.*lower workers"):
+        train(stage(tiny_parts, tiny_data, tmp_path / "s", workers=1))
 
 
 class KilledError(Exception):

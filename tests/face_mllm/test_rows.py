@@ -10,8 +10,9 @@ import torch
 
 from data_pipeline.records import QA, FaceRecord, load_split
 from face_mllm.config import StageConfig
+from face_mllm.draws import counts, draw_questions, quotas
 from face_mllm.errors import UserError
-from face_mllm.rows import COUNTS, FaceRows, RowCollator, draw_questions, model_inputs, split_rows
+from face_mllm.rows import COUNTS, FaceRows, RowCollator, model_inputs, split_rows
 
 
 @pytest.fixture
@@ -43,16 +44,65 @@ def test_stage_length_covers_all_steps(make_model, tiny_data):
     assert len(FaceRows.from_stage(epochs, processor)) == 60
 
 
+QAS = [QA("attribute", str(i), "?", "no") for i in range(40)] + [QA("age", "all", "?", "35")]
+
+
+def drawn(shares, limit, turn, face=0, qas=QAS):
+    own = np.random.default_rng(face)
+    return [qa for answers in draw_questions(qas, shares, limit, own, turn) for qa in answers]
+
+
 def test_shares_balance_tasks_of_unequal_size():
-    qas = [QA("attribute", str(i), "?", "no") for i in range(40)] + [QA("age", "all", "?", "35")]
-    rng = np.random.default_rng(0)
-    drawn = Counter(
-        qa.task
-        for _ in range(400)
-        for qa in draw_questions(qas, {"attribute": 1, "age": 1}, 1, rng)
-    )
-    assert drawn["age"] / 400 == pytest.approx(0.5, abs=0.08)
-    assert {qa.task for qa in draw_questions(qas, {"age": 1}, 9, rng)} == {"age"}
+    """Of one face over its visits and of the visits of many faces alike."""
+    shares = {"attribute": 1, "age": 1}
+    turns = Counter(qa.task for turn in range(400) for qa in drawn(shares, 1, turn))
+    faces = Counter(qa.task for face in range(400) for qa in drawn(shares, 1, 0, face))
+    assert turns["age"] / 400 == pytest.approx(0.5, abs=0.01)
+    assert faces["age"] / 400 == pytest.approx(0.5, abs=0.08)
+    assert {qa.task for qa in drawn({"age": 1}, 9, 0)} == {"age"}
+
+
+@pytest.mark.parametrize(
+    "shares, limit, turns",
+    [({}, 12, 4), ({}, 41, 1), ({"attribute": 0.5, "age": 0.5}, 12, 4), ({"age": 1}, 3, 1)],
+)
+def test_every_question_is_asked_before_any_comes_again(shares, limit, turns):
+    """41 questions by 12, or 40 attributes by the 11 places that the one age leaves them."""
+    visits = [[(qa.task, qa.name) for qa in drawn(shares, limit, turn)] for turn in range(turns)]
+    wanted = {(qa.task, qa.name) for qa in QAS if not shares or qa.task in shares}
+    assert {len(visit) for visit in visits} == {min(limit, len(wanted))}
+    assert all(len(set(visit)) == len(visit) for visit in visits)
+    attributes = [name for visit in visits[:-1] for task, name in visit if task == "attribute"]
+    assert len(set(attributes)) == len(attributes)
+    assert set().union(*visits) == wanted
+    assert drawn(shares, 5, 0, face=1) != drawn(shares, 5, 0, face=2) or shares == {"age": 1}
+
+
+def test_quotas_fill_up_and_counts_follow_them():
+    sizes = {"au": 20, "attribute": 40, "expression": 1}
+    wanted = quotas(sizes, {"au": 0.5, "attribute": 0.3, "expression": 0.2}, 9)
+    assert wanted == pytest.approx({"au": 5.0, "attribute": 3.0, "expression": 1.0})
+    wanted = quotas(sizes, {"au": 0.5, "attribute": 0.4, "expression": 0.1}, 9)
+    assert wanted == pytest.approx({"au": 4.5, "attribute": 3.6, "expression": 0.9})
+    sums = np.zeros(3)
+    for turn in range(300):
+        before, now = counts(list(wanted.values()), 0.3, turn)
+        assert before == sums.tolist()
+        assert sum(now) == 9
+        assert all(abs(n - q) < 1 for n, q in zip(now, wanted.values(), strict=True))
+        sums += now
+    assert sums / 300 == pytest.approx(list(wanted.values()), abs=0.02)
+
+
+def test_epochs_share_a_face_s_questions_out(make_model, tiny_data):
+    _, processor = make_model()
+    rows = FaceRows(tiny_data, processor, {}, 1, 512, seed=3, visits=48)
+    asked: dict[int, list[str]] = {}
+    for visit in range(48):
+        picked, _ = rows.drawn(rows.record(visit), visit, rows.face(visit))
+        asked.setdefault(rows.face(visit), []).extend(qa.task for qa in picked)
+    assert all(sorted(tasks) == ["action_unit", "age"] for tasks in asked.values())
+    assert len(asked) == 24
 
 
 def test_long_rows_lose_questions_never_image_tokens(make_model, tiny_data):

@@ -13,7 +13,8 @@ from PIL import Image
 from data_pipeline.build import build
 from data_pipeline.questions import QuestionSet, render_questions
 from data_pipeline.records import QA, FaceRecord, load_split, write_dataset
-from face_mllm.rows import FaceRows, RowCollator, RowItem, draw_questions, model_inputs
+from face_mllm.draws import draw_questions
+from face_mllm.rows import FaceRows, RowCollator, RowItem, model_inputs
 
 VOTES = {"sadness": 0.5, "neutral": 0.3, "fear": 0.2}
 
@@ -53,6 +54,50 @@ def test_the_loss_is_the_expectation_over_the_votes(make_model, built):
     assert float(together) == pytest.approx(expected, rel=1e-4)
 
 
+def test_weights_of_a_build_are_those_of_the_loss(make_model, tmp_path):
+    """Shares, balance and source weight end in one number an answer, which the loss takes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(buffer, "PNG")
+    voted = [{"happy": 3, "sad": 1}, {"happy": 4, "sad": 0}, {"happy": 1, "sad": 1}]
+    lines = [f"a.png,{n},{row['happy']},{row['sad']},{n % 2}" for n, row in enumerate(voted)]
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    (tmp_path / "faces.csv").write_text("\n".join(["file,id,happy,sad,hat", *lines]))
+    columns = {
+        "image": "file",
+        "id": "id",
+        "expression_votes": ["happy", "sad"],
+        "attributes": {"wearing_hat": "hat"},
+    }
+    source = {"source": "table", "root": "faces.csv", "columns": columns, "weight": 2.0}
+    source |= {"split": "hash-100-0-0", "tasks": ["expression", "attribute"]}
+    recipe = {"sources": [source], "soft_labels": True}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    build(tmp_path / "recipe.yaml", tmp_path / "out")
+    qas = [FaceRecord.from_row(row).qa for row in load_split(tmp_path / "out", "train")]
+    said = {(n, qa.answer): qa.weight for n, face in enumerate(qas) for qa in face}
+    # 2.25 votes of 3 are for happiness: 3 / (2 x 2.25) = 2/3 each, sadness 3 / (2 x 0.75) = 2
+    assert said[0, "happiness"] == pytest.approx(2.0 * 0.75 * 2 / 3)
+    assert said[0, "sadness"] == pytest.approx(2.0 * 0.25 * 2)
+    assert said[1, "hat"] == pytest.approx(2.0 * 1.5)  # one of three: 3 / (2 x 1)
+
+    model, processor = make_model()
+    rows = FaceRows(tmp_path / "out", processor, {}, 8, 512, seed=0)
+    with torch.no_grad():
+        items = [rows[place] for place in range(3)]
+        together = model(**model_inputs(RowCollator(0)(items))).loss
+        alone = [
+            (qa.weight, float(nll(model, processor, qa, items[0].picture)))
+            for face in qas
+            for qa in face
+        ]
+    total = sum(weight for weight, _ in alone)
+    assert total == pytest.approx(2.0 * 6)  # six questions of weight 2, whatever the balance
+    expected = sum(weight * loss for weight, loss in alone)  # the trainer divides by the total
+    assert float(together) == pytest.approx(expected, rel=1e-4)
+    unweighted = sum(loss for _, loss in alone) / len(alone)
+    assert abs(unweighted - expected / total) > 1e-3  # another number without them
+
+
 def test_a_trained_model_answers_by_the_shares(make_model):
     """The weighted loss is least where the answers' probabilities are the shares."""
     model, processor = make_model()
@@ -75,17 +120,18 @@ def test_a_trained_model_answers_by_the_shares(make_model):
 def test_the_answers_of_one_question_are_drawn_together():
     soft = [QA("expression", "all", "?", word, weight=share) for word, share in VOTES.items()]
     others = [QA("attribute", f"a{n}", "?", "no") for n in range(4)]
-    rng = np.random.default_rng(0)
     seen = set()
-    for _ in range(200):
-        for shares in ({}, {"expression": 1, "attribute": 1}):
-            drawn = draw_questions([*soft, *others], shares, 2, rng)
+    for turn in range(50):
+        for shares in ({}, {"expression": 0.3, "attribute": 1}):
+            rng = np.random.default_rng(0)
+            asked = draw_questions([*soft, *others], shares, 2, rng, turn)
+            drawn = [qa for answers in asked for qa in answers]
             words = [qa.answer for qa in drawn if qa.task == "expression"]
             assert words in ([], list(VOTES))
             assert len({(qa.task, qa.name) for qa in drawn}) == 2
             seen.add(bool(words))
     assert seen == {True, False}
-    assert len(draw_questions(soft, {}, 1, rng)) == 3
+    assert [len(answers) for answers in draw_questions(soft, {}, 1, rng)] == [3]
 
 
 def test_a_row_that_is_too_long_loses_whole_questions(make_model, tiny_data):

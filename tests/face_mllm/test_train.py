@@ -131,6 +131,31 @@ def test_interrupted_run_resumes_to_the_same_weights(tiny_parts, tiny_data, tmp_
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_a_resumed_run_takes_the_rate_it_is_told(tiny_parts, tiny_data, tmp_path):
+    """After a NaN the remedy is a lower rate, and the same command goes on with it."""
+    settings = {"save_steps": 2, "schedule": "linear", "warmup": 0.0}
+
+    def kill(step, steps, text):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stage(tiny_parts, tiny_data, tmp_path / "a", **settings), kill)
+    lower = stage(tiny_parts, tiny_data, tmp_path / "a", **settings, learning_rate=1e-4)
+    train(lower)
+    lines = [json.loads(x) for x in (lower.out / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    assert rates == pytest.approx([1e-2, 0.75e-2, 0.5e-4, 0.25e-4])
+
+
+def test_weights_that_the_last_step_broke_are_in_no_artifact(tiny_parts, tiny_data, tmp_path):
+    """The loss of the last step was still finite, so only the weights tell."""
+    config = stage(tiny_parts, tiny_data, tmp_path / "a", max_steps=2, learning_rate=1e38)
+    with pytest.raises(UserError, match=r"no longer finite at step 2.*lower learning_rate"):
+        train(config)
+    assert not config.out.exists()
+
+
 def test_accumulation_gives_the_same_step(tiny_parts, tiny_data, tmp_path):
     one = stage(tiny_parts, tiny_data, tmp_path / "a", faces_per_device=4, max_steps=1)
     two = stage(

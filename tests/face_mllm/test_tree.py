@@ -128,7 +128,7 @@ def test_chunked_loss_equals_whole_loss(make_model, monkeypatch):
     batch = fp64(collate_trees([processor.tree_row(QAS)], processor.pad_id))
     whole = model(**batch, pixel_values=pixels, with_entropy=True)
     plain = gradients(model, whole.loss)
-    monkeypatch.setattr(heads, "CHUNK", 3)
+    monkeypatch.setattr(heads, "LOGITS", 3 * 400)
     chunked = model(**batch, pixel_values=pixels, with_entropy=True)
     again = gradients(model, chunked.loss)
     assert chunked.logits is None

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
+import sys
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from face_mllm import options
 from face_mllm.cli import main
 from face_mllm.cluster import check_accelerate, check_deepspeed, check_launch
-from face_mllm.config import StageConfig
+from face_mllm.config import LoraSettings, StageConfig
 from face_mllm.configio import find_config, load_yaml_model, shipped_configs
 from face_mllm.errors import UserError
+from face_mllm.model.blocks import BLOCKS
+from face_mllm.model.lora import fuse_lora
 from face_mllm.plan import device_bytes, estimate_rows, plan
+from face_mllm.stages import add_lora
 from face_mllm.train import config_kind
+from face_mllm.tree import collate_trees
 from face_mllm.validate import validate
+from face_mllm.verify import difference, gradients
 
 STAGES = [
     name for name in shipped_configs() if "stage" in Path(name).name and config_kind(name) == "mllm"
@@ -95,6 +104,13 @@ def test_what_would_fail_later_fails_now(overrides, words, offline, capsys):
         overrides = [*overrides, "vision.model=openai/clip-vit-large-patch14-336"]
     assert main(["validate", "stage2_vqa", "--meta", *overrides]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("reference", ["embedded:smollm3", "runs/absent/llm", "/absent/llm"])
+def test_references_to_nothing_are_named_without_meta(reference, tiny_parts, tiny_data):
+    words = [f"vision.model={tiny_parts / 'vision'}", f"llm.model={reference}", f"data={tiny_data}"]
+    with pytest.raises(UserError, match=f"{reference}: no such .*model"):
+        validate("embedded/stage1_align", words, gpus=[1])
 
 
 def test_without_meta_the_data_must_be_here(capsys):
@@ -178,6 +194,16 @@ def test_accelerate_in_disagreement_is_named(settings, words):
         check_accelerate(settings, stage(), "launch.yaml", "nf4")
 
 
+def test_a_first_batch_check_that_zero3_would_refuse_is_named():
+    asked = stage(verify_packing=True)
+    check_accelerate({"deepspeed_config": {"zero_stage": 2}}, asked, "launch.yaml")
+    with pytest.raises(UserError, match="verify_packing needs whole weights"):
+        check_accelerate({"deepspeed_config": {"zero_stage": 3}}, asked, "launch.yaml")
+    settings = {**GOOD, "zero_optimization": {"stage": 3}}
+    with pytest.raises(UserError, match="verify_packing needs whole weights"):
+        check_deepspeed(settings, asked, "ds.json")
+
+
 def test_checkpointing_twice_is_named():
     fsdp = {"fsdp_version": 2, "fsdp_activation_checkpointing": True}
     settings = {"distributed_type": "FSDP", "mixed_precision": "no", "fsdp_config": fsdp}
@@ -203,9 +229,38 @@ def test_options_this_machine_lacks_are_refused(changes, device, words, monkeypa
         options.check_options(stage(**changes), device)
 
 
-def test_compiling_renames_no_weight(make_model):
-    model, _ = make_model()
+def test_liger_without_kernels_for_the_llm_is_refused(make_model, monkeypatch):
+    """The library itself only logs that it does nothing."""
+    done = []
+    liger = SimpleNamespace(
+        MODEL_TYPE_TO_APPLY_LIGER_FN={"llama": None},
+        _apply_liger_kernel_to_instance=lambda **given: done.append(given),
+    )
+    monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace())
+    package = SimpleNamespace(monkey_patch=liger)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
+    known, other = (make_model(llm=llm)[0].language_model for llm in ("llama", "gemma"))
+    assert options.switch_on(stage(liger=True), known) == ["Liger kernels in the LLM's layers"]
+    assert done == [{"model": known, "cross_entropy": False, "fused_linear_cross_entropy": False}]
+    with pytest.raises(UserError, match="no kernels for gemma3_text"):
+        options.switch_on(stage(liger=True), other)
+
+
+def test_a_compiled_decoder_gives_the_same_step_and_renames_no_weight(make_model, monkeypatch):
+    """Blocks and fused LoRA, traced and run without a C++ compiler."""
+    model, processor = make_model()
+    model.language_model.set_attn_implementation(BLOCKS)
+    add_lora(model, LoraSettings(r=2))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    fuse_lora(model)
     names = list(model.state_dict())
+    row = processor.tree_row([(f"Number {n}?", "yes", 1.0) for n in range(4)])
+    batch = collate_trees([row], processor.pad_id, [[0]], 32)
+    batch["pixel_values"] = torch.randn(1, 3, *processor.image_size)
+    plain = gradients(model, model(**batch).loss)
+    traced = partial(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(nn.Module, "compile", lambda *args, **given: traced(*args, **given))
     assert options.switch_on(stage(compile=True), model.language_model) != []
     assert list(model.state_dict()) == names
-    assert model.language_model.get_decoder()._compiled_call_impl is not None
+    assert difference(gradients(model, model(**batch).loss), plain) < 1e-5

@@ -11,11 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch.nn import functional
 
-from data_pipeline.records import FaceRecord, iter_rows, shards_of
+from data_pipeline.records import FaceRecord, count_faces, iter_rows, shards_of
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.teachers import Teacher
 from face_mllm.features import Columns, FeatureCache, FrozenClip, face_features
@@ -76,9 +75,7 @@ def _pictures(root: Path, split: str) -> list[Path] | None:
 
 
 def _count(root: Path, split: str, found: list[Path] | None) -> int:
-    if found is not None:
-        return len(found)
-    return sum(pq.read_metadata(shard).num_rows for shard in shards_of(root, split))
+    return count_faces(root, split) if found is None else len(found)
 
 
 def student_features(

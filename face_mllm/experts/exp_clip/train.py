@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 from torch import distributed
 
-from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import save_expert
 from face_mllm.experts.exp_clip.config import ExpClipConfig
 from face_mllm.experts.exp_clip.faces import (
@@ -32,6 +31,7 @@ from face_mllm.experts.pixels import exp_clip_rule
 from face_mllm.experts.preflight import checked_width
 from face_mllm.features import FrozenClip
 from face_mllm.hardware import for_precision, release_memory
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress, terminal_progress
 
 console = Console(stderr=True)
@@ -46,8 +46,7 @@ def train_exp_clip(config: ExpClipConfig, progress: Progress | None = None) -> P
     if progress is None:
         with terminal_progress("exp-clip") as told:
             return train_exp_clip(config, told)
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     with process_group():
         if world()[0] > 0:  # one bar is enough
             progress = _silent

@@ -36,6 +36,7 @@ from face_mllm.experts.joined.fusion import (
 )
 from face_mllm.experts.joined.join import check_val
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress
 from face_mllm.scoring import LikelihoodScorer
 from face_mllm.train import manifest_fingerprint, say
@@ -65,6 +66,7 @@ def fuse(
     Raises:
         UserError: no expert, two of them, no val split or no expression in it, ``out`` in use.
     """
+    check_out(out)
     check_val(data)
     artifact = read_artifact(model)
     own = artifact.expert

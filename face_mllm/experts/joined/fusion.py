@@ -12,8 +12,6 @@ a small val split only seems to favour gets little say.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from scipy.optimize import minimize_scalar
 
 from eval import metrics
 from face_mllm.errors import UserError
+from face_mllm.outputs import write_whole
 
 Array = NDArray[np.float64]
 FUSION_FILE = "fusion.json"
@@ -249,9 +248,7 @@ def _temperature(answers: Sequence[tuple[Array, NDArray[np.int64]]]) -> float:
 
 def write_fusion(folder: Path, fusion: Fusion) -> None:
     """Write ``fusion.json`` into an artifact, whole or not at all."""
-    partial = folder / f".{FUSION_FILE}.{uuid.uuid4().hex[:8]}"
-    partial.write_text(json.dumps(asdict(fusion), indent=1) + "\n")
-    os.replace(partial, folder / FUSION_FILE)
+    write_whole(folder / FUSION_FILE, json.dumps(asdict(fusion), indent=1) + "\n")
 
 
 def read_fusion(folder: Path | str) -> Fusion | None:

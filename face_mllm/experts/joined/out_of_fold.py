@@ -24,6 +24,7 @@ from face_mllm.experts.mask_fer.expert import MaskFerExpert, read_info
 from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
 from face_mllm.experts.mask_fer.train import Run
 from face_mllm.hardware import for_precision
+from face_mllm.outputs import check_file
 from face_mllm.progress import Progress
 
 BATCH = 64
@@ -51,6 +52,7 @@ def out_of_fold(
     Raises:
         UserError: no such expert, too few faces for the folds.
     """
+    check_file(out)
     _, training = read_info(model)
     told = progress or (lambda _done, _total, _text: None)
     logs: dict[str, torch.Tensor] = {}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from face_mllm.errors import UserError
+from face_mllm.outputs import whole_file
 
 ABOUT = b"face_mllm"  # key of the file's own description
 
@@ -41,10 +42,9 @@ def write_verdicts(
         }
     )
     noted = json.dumps({"classes": list(classes), **about})
-    partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({ABOUT: noted}), partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(table.replace_schema_metadata({ABOUT: noted}), partial)
 
 
 class Verdicts:

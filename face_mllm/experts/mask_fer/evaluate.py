@@ -23,6 +23,7 @@ from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.model import LogitsFrom
 from face_mllm.hardware import choose_hardware
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress
 from face_mllm.train import manifest_fingerprint
 
@@ -82,8 +83,7 @@ def evaluate(
     Returns:
         The content of results.json.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} already holds files", "choose another --out or remove it")
+    check_out(out)
     expert = MaskFerExpert.from_pretrained(model, choose_hardware().device)
     mapping = expert.training["config"]["remap"] if remap is None else remap
     measured = []

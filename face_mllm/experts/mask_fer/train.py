@@ -26,8 +26,10 @@ from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.losses import draw_channels
 from face_mllm.experts.mask_fer.model import losses
-from face_mllm.experts.mask_fer.state import flat_state, load_state, restore, save_state
+from face_mllm.experts.mask_fer.state import flat_state, restore
+from face_mllm.flat_state import load_state, save_state
 from face_mllm.hardware import Hardware, for_precision
+from face_mllm.outputs import check_out
 from face_mllm.progress import Progress, terminal_progress
 from face_mllm.train import manifest_fingerprint
 
@@ -51,8 +53,7 @@ def train_mask_fer(
     Raises:
         UserError: bad data or settings, before training starts where possible.
     """
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} already holds files", "remove it or set another out")
+    check_out(config.out)
     if progress is None:
         with terminal_progress("mask-fer") as told:
             return train_mask_fer(config, told, cache)
@@ -209,7 +210,7 @@ class Run:
         path = self.folder / CHECKPOINT if given == "auto" else Path(given)
         if given == "never" or (given == "auto" and not path.exists()):
             return
-        flat, about = load_state(path)
+        flat, about = load_state(path, "mask-FER")
         changed = [key for key, value in self._fixed().items() if about["config"][key] != value]
         if changed:
             raise UserError(

@@ -35,9 +35,14 @@ class Case:
 
 
 def fixtures() -> Iterator[ModuleType]:
-    """Every fixture module; each has ``NAME``, ``write(root)`` and ``CASES``."""
+    """Every fixture module; each has ``NAME``, ``write(root)`` and ``CASES``, some ``ROOT``."""
     for module in pkgutil.iter_modules(__path__):
         yield importlib.import_module(f"{__name__}.{module.name}")
+
+
+def root_of(module: ModuleType, root: Path) -> Path:
+    """What a recipe names as root: the folder, or the file ``ROOT`` in it."""
+    return root / getattr(module, "ROOT", "")
 
 
 def picture(path: Path, size: tuple[int, int] = (24, 24), shade: int = 128) -> None:
