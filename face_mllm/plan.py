@@ -67,6 +67,11 @@ class Planned:
     fresh: dict[str, str] = field(default_factory=dict)
     expert: PlannedExpert | None = None
 
+    @property
+    def expert_tokens(self) -> int:
+        """What the expert adds to a face's row."""
+        return self.expert.prompt_tokens if self.expert else 0
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -337,8 +342,7 @@ def plan(stage: StageConfig, siblings: Path, dtype: str, attention: str) -> tupl
         for part, settings in (("llm", stage.llm.lora), ("vision", stage.vision.lora)):
             if stage.part_trainings()[part] == "lora" and part not in start.adapters:
                 start.fresh[part] = matched_words(add_lora(model, settings, part))
-    beside = 0
     if start.expert is not None:
         start.expert.join(model, stage.expert)
-        beside = start.expert.prompt_tokens
+    beside = start.expert_tokens
     return fill_in_sheet(model, stage, start.bases.llm_quant, dtype, beside=beside), start

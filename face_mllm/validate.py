@@ -91,9 +91,7 @@ def validate(
     passed("keys and types")
     siblings = find_config(config).parent
     if not meta:
-        check_paths(stage)
-        check_expert(stage)
-        passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
+        check_inputs(stage)
     start = planned_start(stage, siblings)
     for words in check_launch(stage, launch, start.bases.llm_quant):
         passed(words)
@@ -108,8 +106,9 @@ def validate(
     passed(f"models load; a picture is {processor.image_tokens} image tokens")
     check_round_trip(processor)
     passed("tokenizer round trip, chat template, end of turn")
-    beside = start.expert.prompt_tokens if start.expert else 0
-    sheet = fill_in_sheet(model, stage, start.bases.llm_quant, hardware.dtype, beside=beside)
+    sheet = fill_in_sheet(
+        model, stage, start.bases.llm_quant, hardware.dtype, beside=start.expert_tokens
+    )
     say_expert(stage, start)
     print_table(stage.stage, sheet.table)
     notice("one batch")
@@ -182,13 +181,15 @@ def on_paper(stage: StageConfig, siblings: Path, meta: bool) -> Sheet:
     return sheet
 
 
-def check_expert(stage: StageConfig) -> None:
-    """The expert of a stage is there, speaks of no face it learned, and has a val split to fit."""
+def check_inputs(stage: StageConfig) -> None:
+    """Data, earlier artifact and expert are there; the expert may say what the stage lets it say."""
+    check_paths(stage)
     before = read_artifact(stage.init_from).expert if stage.init_from else None
     if stage.expert is not None or before is not None:
         from face_mllm.experts.joined.join import stage_expert
 
         stage_expert(stage.expert, before, stage.init_from, stage.data)
+    passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
 
 
 def say_expert(stage: StageConfig, start: Planned) -> None:
