@@ -182,7 +182,7 @@ def on_paper(stage: StageConfig, siblings: Path, meta: bool) -> Sheet:
 
 
 def check_inputs(stage: StageConfig) -> None:
-    """Data, earlier artifact and expert are there; the expert may say what the stage lets it say."""
+    """Data, earlier artifact and expert are there, and the expert may say what it is asked to."""
     check_paths(stage)
     before = read_artifact(stage.init_from).expert if stage.init_from else None
     if stage.expert is not None or before is not None:
