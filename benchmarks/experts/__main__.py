@@ -66,7 +66,7 @@ def _table(bench: Bench, test: str, logs) -> pd.DataFrame:
     return pd.DataFrame({**columns, "log_likelihoods": list(logs.double().numpy())})
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     data = verbs.add_parser("data")
@@ -103,7 +103,11 @@ def main() -> None:
     shown.add_argument("--json", action="store_true")
     for verb in (scored, fitted, added, shown):
         verb.add_argument("--root", type=Path, required=True)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     if arguments.verb == "data":
         synthetic(arguments.out, arguments.size, arguments.train, arguments.test)
     elif arguments.verb == "photographs":
