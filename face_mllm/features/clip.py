@@ -25,7 +25,7 @@ from face_mllm.features.cache import (
 )
 from face_mllm.features.pixels import OWN_PIXELS, PixelRule, squash
 from face_mllm.model.processing import load_image_processor
-from face_mllm.model.vision import image_tokens
+from face_mllm.model.vision import as_tokens
 from face_mllm.progress import Progress
 from face_mllm.references import resolve
 
@@ -105,9 +105,10 @@ class FrozenClip:
             ``tokens`` [N, T, C], the patch states (or cells of a CNN) before the projection.
         """
         pixels = pixels.to(self.device, self.dtype)
-        made = {"embedding": self.model.get_image_features(pixel_values=pixels).pooler_output}
-        if tokens:
-            made["tokens"] = image_tokens(self.model.vision_model, pixels, -1, "patch")
+        seen = self.model.get_image_features(pixel_values=pixels, output_hidden_states=tokens)
+        made = {"embedding": seen.pooler_output}
+        if tokens:  # of the same pass
+            made["tokens"] = as_tokens(self.model.vision_model, seen.hidden_states[-1], "patch")
         return {name: value.cpu() for name, value in made.items()}
 
     @torch.no_grad()

@@ -34,6 +34,11 @@ def image_tokens(
         [batch, tokens, channels].
     """
     states = tower(pixels, output_hidden_states=True).hidden_states[layer]
+    return as_tokens(tower, states, select)
+
+
+def as_tokens(tower: PreTrainedModel, states: torch.Tensor, select: str) -> torch.Tensor:
+    """A hidden state the tower has given, [batch, tokens, D] or a map, laid out as tokens."""
     if states.dim() == 4:  # CNN map [batch, channels, h, w]
         cells = states.flatten(2).transpose(1, 2)
         return torch.cat([cells.mean(1, keepdim=True), cells], 1) if select == "full" else cells
