@@ -19,10 +19,12 @@ from against_trl_parts import Parts, conversations, llava, stage
 from matmul_peak import SMOLLM2, SQUARE, peak
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from face_mllm.config import StageConfig
+from face_mllm.estimate import Load, decoder_of
+from face_mllm.flops import StepFormula
 from face_mllm.hardware import for_precision
-from face_mllm.model.attention import dense_mask, tree_mask_mod
 from face_mllm.model.lora import fuse_lora
-from face_mllm.rows import FaceRows, RowCollator, model_inputs
+from face_mllm.rows import COUNTS, FaceRows, RowCollator, model_inputs
 from face_mllm.stages import apply_freeze
 from face_mllm.train import assemble, build_trainer
 
@@ -224,13 +226,13 @@ def llm_step(parts: Parts, folder: Path, questions: int, batch: int, steps: int,
     model.to(hardware.device).train()
     rows = FaceRows.from_stage(config, processor)
     collator = RowCollator.from_stage(config, model, processor)
-    inputs = model_inputs(collator([rows[visit] for visit in range(batch)]))
-    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    found = collator([rows[visit] for visit in range(batch)])
+    operations = needed_operations(model, config, found["counts"])
+    inputs = {key: value.to(model.device) for key, value in model_inputs(found).items()}
     tokens = inputs["input_ids"].numel()
     states = torch.randn(batch, model.config.image_tokens, model.projector[0].in_features)
     inputs["vision_states"] = states.to(model.device)
     del inputs["pixel_values"]
-    operations = needed_operations(model, inputs)
     cuda = parts.device == "cuda"
     alone = not cuda and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
@@ -258,22 +260,13 @@ def llm_step(parts: Parts, folder: Path, questions: int, batch: int, steps: int,
     }
 
 
-def needed_operations(model: Any, inputs: dict[str, torch.Tensor]) -> int:
-    """Operations of the LLM's forward and backward that the result needs."""
-    llm = model.language_model
-    config = llm.config
-    frozen = trained = 0
-    for name, parameter in llm.get_decoder().named_parameters():
-        if parameter.dim() == 2 and "embed" not in name:
-            trained += parameter.numel() * parameter.requires_grad
-            frozen += parameter.numel() * (not parameter.requires_grad)
-    ends, positions = inputs["subtree_ends"], inputs["position_ids"]
-    seen = dense_mask(tree_mask_mod(ends, positions), *ends.shape, ends.device)
-    real = int((seen.sum(-1) > 1).sum()) + int((positions == 0).any())  # padding sees itself only
-    width = config.num_attention_heads * getattr(config, "head_dim", None) or config.hidden_size
-    attention = 12 * width * int(seen.sum()) * config.num_hidden_layers
-    head = 4 * int((inputs["label_weights"] > 0).sum()) * config.vocab_size * config.hidden_size
-    return real * (4 * frozen + 6 * trained) + attention + head
+def needed_operations(model: Any, config: StageConfig, counts: torch.Tensor) -> int:
+    """Operations of the LLM's forward and backward that the result needs, as the meter counts."""
+    count = dict(zip(COUNTS, counts.tolist(), strict=True))
+    load = Load(1, count["tokens"], count["answer_tokens"], pairs=count["seen_pairs"])
+    trainings = config.part_trainings()
+    formula = StepFormula(model, decoder_of(model, trainings["llm"]), trainings)
+    return formula(load, count["faces"]).llm
 
 
 SIDES = {"ours": ours, "trl": trl, "plain": plain, "dialogue": dialogue}

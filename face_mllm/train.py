@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -64,9 +64,12 @@ from face_mllm.verify import verify_packing
 console = Console(stderr=True)
 
 
+Kind = Literal["mllm", "face_clip", "exp_clip", "mask_fer"]
+
+
 class _AnyKind(BaseModel):
     model_config = ConfigDict(extra="allow")
-    kind: str = "mllm"
+    kind: Kind = "mllm"
 
 
 def main(
@@ -98,8 +101,8 @@ def main(
     return train(load_yaml_model(config, StageConfig, overrides), progress)
 
 
-def config_kind(config: str | Path) -> str:
-    """What a config trains: ``mllm``, ``face_clip``, ``exp_clip`` or ``mask_fer``."""
+def config_kind(config: str | Path) -> Kind:
+    """What a config trains."""
     return load_yaml_model(config, _AnyKind).kind
 
 

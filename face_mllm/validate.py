@@ -34,7 +34,7 @@ from face_mllm.plan import (
 from face_mllm.progress import notice
 from face_mllm.references import EMBEDDED, is_cached, is_hub_id, resolve
 from face_mllm.rows import FaceRows, RowCollator, model_inputs
-from face_mllm.train import assemble, check_paths, config_kind, print_table
+from face_mllm.train import Kind, assemble, check_paths, config_kind, print_table
 
 console = Console(stderr=True)
 GPU = "A100-80GB"
@@ -65,27 +65,8 @@ def validate(
         UserError: at the first thing that would stop the run.
     """
     kind = config_kind(config)
-    if kind == "face_clip":
-        from face_mllm.face_clip.config import FaceClipConfig
-
-        load_yaml_model(config, FaceClipConfig, overrides)
-        passed("keys and types")
-        return
-    if kind == "mask_fer":
-        from face_mllm.experts.mask_fer.config import MaskFerConfig
-        from face_mllm.experts.mask_fer.preflight import preflight
-
-        expert = load_yaml_model(config, MaskFerConfig, overrides)
-        passed("keys and types")
-        preflight(expert, passed, skipped)
-        return
-    if kind == "exp_clip":
-        from face_mllm.experts.exp_clip.config import ExpClipConfig
-        from face_mllm.experts.exp_clip.preflight import preflight as preflight_head
-
-        head = load_yaml_model(config, ExpClipConfig, overrides)
-        passed("keys and types")
-        preflight_head(head, passed, skipped)
+    if kind != "mllm":
+        validate_other(kind, config, overrides)
         return
     stage = load_yaml_model(config, StageConfig, overrides)
     passed("keys and types")
@@ -116,6 +97,29 @@ def validate(
     passed("one batch forward and backward")
     print_estimate(stage, sheet, gpus)
     print_here(stage, sheet, seconds)
+
+
+def validate_other(kind: Kind, config: str | Path, overrides: Sequence[str]) -> None:
+    """Check a config that trains something else: face-clip or an expert."""
+    if kind == "face_clip":
+        from face_mllm.face_clip.config import FaceClipConfig
+
+        load_yaml_model(config, FaceClipConfig, overrides)
+        passed("keys and types")
+    elif kind == "mask_fer":
+        from face_mllm.experts.mask_fer.config import MaskFerConfig
+        from face_mllm.experts.mask_fer.preflight import preflight
+
+        expert = load_yaml_model(config, MaskFerConfig, overrides)
+        passed("keys and types")
+        preflight(expert, passed, skipped)
+    else:
+        from face_mllm.experts.exp_clip.config import ExpClipConfig
+        from face_mllm.experts.exp_clip.preflight import preflight as preflight_head
+
+        head = load_yaml_model(config, ExpClipConfig, overrides)
+        passed("keys and types")
+        preflight_head(head, passed, skipped)
 
 
 def passed(what: str) -> None:
