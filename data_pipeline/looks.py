@@ -22,19 +22,15 @@ CHUNK = 1 << 18  # candidate pairs compared at a time: some 20 MB
 Hashes = NDArray[np.uint64]
 
 
-def difference_hash(image: Image.Image) -> Hashes:
-    """Return the difference hash of a picture: is each pixel darker than its right neighbour?
+def both_hashes(image: Image.Image) -> tuple[Hashes, Hashes]:
+    """Return the difference hashes of a picture and of its mirror image.
 
-    dHash (Krawetz 2013) on a 17 x 16 grey thumbnail: survives new encoding and scaling.
+    dHash (Krawetz 2013) on a 17 x 16 grey thumbnail, is each pixel darker than its right neighbour?
+    It survives new encoding and scaling.
 
     Returns:
-        uint64 [4], 256 bits.
+        Two uint64 [4], 256 bits each.
     """
-    return _hash(_thumbnail(image))
-
-
-def both_hashes(image: Image.Image) -> tuple[Hashes, Hashes]:
-    """Return the difference hashes of a picture and of its mirror image."""
     grey = _thumbnail(image)
     return _hash(grey), _hash(grey[:, ::-1])
 
