@@ -1,105 +1,154 @@
-"""The CLIP of ``benchmarks/experts`` that rarely meets the words of expressions."""
+"""The CLIP of ``benchmarks/experts`` that rarely met expression words, and the heads above it."""
 
 import io
-import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "experts"))
 
+import exp_clip_heads
 import general
 
+from data_pipeline.captions import caption
 from data_pipeline.labels.expressions import ADJECTIVES, BASIC7
-from data_pipeline.records import FaceRecord, iter_records, read_manifest, write_dataset
+from data_pipeline.records import FaceRecord, write_dataset
 from face_mllm.configio import load_yaml_model
+from face_mllm.experts.exp_clip.fit import Fit
 from face_mllm.face_clip.config import FaceClipConfig
-from face_mllm.face_clip.texts import training_text
+from face_mllm.face_clip.model import load_face_clip
+from face_mllm.references import resolve
 
-SHARE = 0.25
+
+def labels_of(n):
+    return {
+        "expression": BASIC7[n % 7], "action_units": {"AU4": 3.0}, "gender": "female",
+        "age": 30.0 + n, "attributes": {"eyeglasses": n % 2 == 0, "smiling": True},
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    """300 faces to train on and 20 to measure by; every one with an expression and an action."""
+def tower():
+    return load_face_clip(resolve(general.TOWER))
+
+
+def test_the_share_is_drawn_by_name_and_the_rest_is_never_spoken_of():
+    names = [f"synth_{n}" for n in range(2000)]
+    drawn = {share: {n for n in names if general.is_spoken_of(n, share)} for share in (0.05, 0.2)}
+    for share, some in drawn.items():
+        assert len(some) == pytest.approx(2000 * share, abs=60)  # three standard deviations
+    assert drawn[0.05] < drawn[0.2]  # a larger share only adds people
+    rng, words = random.Random(0), {*ADJECTIVES, *ADJECTIVES.values(), "AU4", "brow", "smil"}
+    config = load_yaml_model("embedded/face_clip", FaceClipConfig, ["out=x", "data=[y]"])
+
+    def spoken(labels):
+        texts = (caption(labels, rng, config.holdout_attributes, short=True) for _ in range(300))
+        return sum(any(word in text for word in words) for text in texts)
+
+    assert spoken(general.hushed(labels_of(1))) == 0
+    assert spoken(labels_of(1)) > 100  # the same words are there where the labels are
+
+
+def test_only_the_image_tower_is_kept(tower):
+    model = general.relearned(tower, 0)
+    kept, known = model.state_dict(), tower.state_dict()
+    vision = [name for name in known if name.startswith("vision_model.")]
+    assert all(torch.equal(kept[name], known[name]) for name in vision)
+    assert len(model.text_model.encoder.layers) == general.LAYERS
+    for name in ("visual_projection.weight", "text_model.embeddings.token_embedding.weight"):
+        assert not torch.allclose(kept[name], known[name])
+    assert model.logit_scale.item() == pytest.approx(2.6593, abs=1e-3)  # log(1 / 0.07)
+    assert len(tower.text_model.encoder.layers) == 3  # its config was not touched
+
+
+def test_texts_are_learned_beside_the_locked_tower(tower, tmp_path):
+    torch.manual_seed(0)
+    pooled, labels = torch.randn(8, 288), [labels_of(n) for n in range(8)]
+    given = ["out=x", "data=[y]", "max_steps=40"]
+    config = load_yaml_model("embedded/face_clip", FaceClipConfig, given)
+    hardware = SimpleNamespace(device="cpu", autocast=False)
+    learn = general.Learning(general.relearned(tower, 0), pooled, labels, config, hardware)
+    losses = []
+    learn.write(tmp_path / "clip", lambda *told: losses.append(float(told[2].split()[-1])))
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    made, known = load_face_clip(tmp_path / "clip").state_dict(), tower.state_dict()
+    vision = [name for name in known if name.startswith("vision_model.")]
+    assert all(torch.equal(made[name], known[name]) for name in vision)
+
+
+def test_a_clip_for_each_share_is_made_once(tmp_path, monkeypatch):
     picture = io.BytesIO()
     Image.new("RGB", (16, 16)).save(picture, "PNG")
-    root = tmp_path_factory.mktemp("general") / "faces"
-    with write_dataset(root) as writer:
-        for n in range(320):
-            labels = {
-                "expression": BASIC7[n % 7], "action_units": {"AU4": 3.0},
-                "facial_actions": {"browDownLeft": 0.6}, "age": 30.0, "gender": "female",
-                "attributes": {"eyeglasses": n % 2 == 0, "smiling": n % 3 == 0},
-            }  # fmt: skip
-            split = "train" if n < 300 else "val"
-            writer.add(
-                FaceRecord(f"f{n}", "synth", split, f"f{n}", picture.getvalue(), labels,
-                           caption="a sad woman")
-            )  # fmt: skip
-        (writer.folder / "manifest.json").write_text("{}")
-    return root
+    with write_dataset(tmp_path / "faces") as writer:
+        for n in range(6):
+            who = f"f{n}"
+            writer.add(FaceRecord(who, "synth", "train", who, picture.getvalue(), labels_of(n)))
+    told = {}
 
+    class Noted:
+        def __init__(self, model, pooled, labels, config, hardware):
+            assert pooled.shape == (6, 288)
+            self.labels = labels
 
-@pytest.fixture(scope="module")
-def data(faces):
-    out = faces.parent / "data"
-    general.hushed(faces, out, SHARE)
-    return out
+        def write(self, to, progress):
+            told[to.name] = ["expression" in labels for labels in self.labels]
+            to.mkdir()
 
-
-def test_a_share_of_the_training_faces_keeps_the_rare_labels(faces, data):
-    before = {record.id: record for record in iter_records(faces)}
-    after = list(iter_records(data))
-    assert [record.id for record in after] == list(before)
-    same = (r.id for r in after if r.split == "train" and r.labels == before[r.id].labels)
-    kept = set(same)
-    assert len(kept) == pytest.approx(300 * SHARE, abs=25)  # three standard deviations
-    for record in after:
-        given = before[record.id]
-        assert record.image == given.image
-        if record.split == "val" or record.id in kept:
-            assert record.labels == given.labels
-        else:
-            spoken = {k: v for k, v in given.labels.items() if k not in general.UNSPOKEN}
-            assert record.labels == spoken
-            assert not record.caption
-    assert read_manifest(data)["share"] == SHARE
-    assert {r.id for r in before.values() if general.is_kept(r.id, 1)} == set(before)
-    assert not any(general.is_kept(name, 0) for name in before)
-
-
-def test_nothing_a_silent_face_is_captioned_with_names_expression_or_action(data, tmp_path):
-    given = [f"data=[{data}]", f"out={tmp_path / 'clip'}", *general.SETTINGS]
-    config = load_yaml_model("embedded/face_clip", FaceClipConfig, given)
-    assert config.loss.expression == 0
-    assert config.loss.action_unit == 0
-    rng, words = random.Random(0), {*ADJECTIVES, *ADJECTIVES.values(), "expression", "AU4", "brow"}
-    told = {True: 0, False: 0}
-    for record in iter_records(data, ["train"]):
-        speaks = "expression" in record.labels
-        for _ in range(4):
-            text = training_text(record.labels, rng, config.holdout_attributes)
-            told[speaks] += any(word in text for word in words)
-    assert told[False] == 0
-    assert told[True] > 50  # the same words are there where the labels are
-
-
-def test_what_is_there_is_not_made_again_and_the_settings_reach_the_training(
-    faces, data, monkeypatch
-):
-    asked = []
-    monkeypatch.setattr(general, "train", lambda *given: asked.append(given))
+    monkeypatch.setattr(general, "Learning", Noted)
     monkeypatch.setattr(general, "synthesise", lambda *_, **__: pytest.fail("drawn again"))
-    root = faces.parent
-    clip = general.general_clip(root, 300, SHARE, 7, ["seed=3"], lambda *_: None)
-    ((name, settings, _),) = asked
-    config = load_yaml_model(name, FaceClipConfig, settings)
-    assert (config.out, config.data, config.max_steps, config.seed) == (clip, (data,), 7, 3)
-    clip.mkdir()
-    assert general.general_clip(root, 300, SHARE, 7, [], lambda *_: None) == clip
-    assert len(asked) == 1
-    assert json.loads((data / "manifest.json").read_text())["counts"]["train"] == 300
+    found = general.general_clips(tmp_path, 6, [0, 0.5, 1], 2, lambda *_: None)
+    assert [path.name for path in found] == ["share-0", "share-0.5", "share-1"]
+    half = [general.is_spoken_of(f"f{n}", 0.5) for n in range(6)]
+    assert told == {"share-0": [False] * 6, "share-0.5": half, "share-1": [True] * 6}
+    monkeypatch.setattr(general, "load_faces", lambda *_, **__: pytest.fail("read again"))
+    assert general.general_clips(tmp_path, 6, [0, 1], 2, lambda *_: None) == [found[0], found[2]]
+
+
+def test_share_of_variance_between_classes():
+    truth = torch.tensor([0, 0, 1, 1])
+    apart = torch.tensor([[3.0, 0], [1, 0], [-2, 0], [-1, 0]])  # unit length: all of it
+    assert exp_clip_heads.expression_share(apart, truth) == pytest.approx(1)
+    half = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    assert exp_clip_heads.expression_share(half, truth) == pytest.approx(0.5)
+
+
+def test_rate_and_steps_are_chosen_on_val(monkeypatch):
+    """One recipe's head is the identity, the others swap two classes; val alone tells them."""
+    good = exp_clip_heads.RECIPES[2]
+    swap = torch.tensor([[0.0, 1], [1, 0]])
+    tried = []
+
+    def fitted(_student, _target, _scale, config):
+        tried.append((config.learning_rate, config.epochs))
+        head = torch.nn.Linear(2, 2, bias=False)
+        right = config.learning_rate == good[0] and config.epochs == good[1]
+        head.weight.data = torch.eye(2) if right else swap
+        return Fit(head, [{"step": 1, "loss": 0.0, "top1": 0.0}])
+
+    faces = SimpleNamespace(targets=torch.tensor([0, 1, 1]))
+    bench = SimpleNamespace(
+        classes=("a", "b"), clip=SimpleNamespace(logit_scale=1.0), clip_name="c", root=Path(),
+        settings={"teacher": "t", "instruction": "Say it."},
+        sets={"val": faces, "train": range(512)},  # one batch an epoch
+        features=lambda name: torch.eye(2)[faces.targets],
+    )  # fmt: skip
+    words = [torch.tensor([[1.0, 0.1]]), torch.tensor([[0.1, 1.0]])]
+    monkeypatch.setattr(exp_clip_heads, "fit", fitted)
+    monkeypatch.setattr(exp_clip_heads, "teacher_target", lambda _: None)
+    monkeypatch.setattr(exp_clip_heads, "prompt_features", lambda *_: words)
+    monkeypatch.setattr(exp_clip_heads, "_HEADS", {})
+    # prompts go through the head as faces do, so a swap of both changes nothing: swap faces alone
+    monkeypatch.setattr(
+        exp_clip_heads, "zero_shot", lambda head, image, texts, _: head(image) @ torch.cat(texts).T
+    )
+    head = exp_clip_heads.chosen_head(bench, 0)
+    assert torch.equal(head.weight, torch.eye(2))
+    assert tried == list(exp_clip_heads.RECIPES)
+    exp_clip_heads.exp_clip_head(bench, 0)  # the paper's is among them and not trained twice
+    assert len(tried) == len(exp_clip_heads.RECIPES)
+    assert exp_clip_heads.exp_clip_config(bench, 0).teacher.instruction == "Say it."
