@@ -124,7 +124,7 @@ def parsed() -> argparse.Namespace:
     plain.add_argument(
         "--shares", nargs="+", type=float, default=[0.05], help="of faces whose expression is told"
     )
-    plain.add_argument("--steps", type=int, default=400)
+    plain.add_argument("--steps", type=int, default=600)
     scored = verbs.add_parser("actions")
     scored.add_argument("wheel", type=Path)
     scored.add_argument("--out", type=Path, required=True)
