@@ -116,7 +116,7 @@ def test_each_way_of_joining_has_its_row_beside_the_experts_own(root):
     for way in ("alone", "token"):
         predictions(root / f"mllm/0/eval/{way}/target/predictions.parquet", SCORED)
     bench = SimpleNamespace(root=root, classes=CLASSES)
-    models = mllm.Joined(bench, mllm.Budget(), 0, None, lambda *_: None)
+    models = mllm.Joined(bench, mllm.Budget(), 0, mllm.Given(), lambda *_: None)
     models.measure(["alone", "token"], ["target"])
     found = {row.system: row for row in room.rows_of(root)}
     ways = {f"mllm/{way}{more}" for way in ("alone", "token") for more in ("", "+fusion")}
@@ -129,22 +129,67 @@ def test_each_way_of_joining_has_its_row_beside_the_experts_own(root):
     assert gains["target/mllm/alone+fusion"] == 0.5
 
 
-def test_stages_of_all_ways_differ_in_the_expert_alone(root, monkeypatch):
-    asked = {}
+def test_another_expert_has_rows_of_its_own_beside_the_same_model_alone(root):
+    for way in ("alone", "text"):
+        predictions(root / f"mllm/0/other/eval/{way}/target/predictions.parquet", SCORED)
+    bench = SimpleNamespace(root=root, classes=CLASSES)
+    given = mllm.Given(root / "expert", "other")
+    mllm.Joined(bench, mllm.Budget(), 0, given, lambda *_: None).measure(
+        ["alone", "text"], ["target"]
+    )
+    fused = {"other/mllm/alone+fusion", "other/mllm/text+fusion"}
+    own = {"other/mllm/text", "other/mllm/expert alone"}
+    assert {row.system for row in room.rows_of(root)} == {"mllm/alone"} | fused | own
+
+
+def questions(root, *tasks):
+    folder = root / "mllm/questions/source"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"answer_weights": dict.fromkeys(tasks)}))
+
+
+def noting(asked):
+    """In place of training: what was asked, by the folder's name."""
 
     def noted(config, overrides, progress):
         settings = dict(pair.split("=", 1) for pair in overrides)
         out = Path(settings.pop("out"))
         asked[out.name] = (config, settings)
-        out.mkdir()
+        out.mkdir(parents=True)
         return out
 
-    monkeypatch.setattr(mllm, "train", noted)
-    (root / "mllm/questions/source").mkdir(parents=True)
+    return noted
+
+
+def test_an_expert_without_labels_needs_no_verdicts_and_stages_1_and_2_may_be_given(
+    root, monkeypatch
+):
+    asked = {}
+    monkeypatch.setattr(mllm, "train", noting(asked))
+    questions(root, "expression", "age")
+    bench = SimpleNamespace(root=root, classes=CLASSES)
+    given = mllm.Given(root / "exp_clip", "other", root / "stage2_vqa")
+    models = mllm.Joined(bench, mllm.Budget(), 0, given, lambda *_: None)
+    assert models.model("alone") == root / "mllm/0/stage3_alone"
+    assert models.model("text") == root / "mllm/0/other/stage3_text"
+    assert list(asked) == ["stage3_alone", "stage3_text"]
+    for _, settings in asked.values():
+        assert settings["init_from"] == str(root / "stage2_vqa")
+        assert settings["tasks"] == "{expression: 0.34}"  # no action unit is labelled
+    assert "expert.verdicts" not in asked["stage3_text"][1]
+
+
+def test_stages_of_all_ways_differ_in_the_expert_alone(root, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(mllm, "train", noting(asked))
+    questions(root, "expression", "action_unit")
     (root / "mllm/0").mkdir()
     (root / "mllm/0/verdicts.parquet").touch()
+    (root / "expert").mkdir()
+    (root / "expert" / mllm.MASK_FER_FILE).touch()
     bench = SimpleNamespace(root=root, classes=CLASSES)
-    models = mllm.Joined(bench, mllm.Budget((5, 6, 7)), 0, root / "expert", lambda *_: None)
+    given = mllm.Given(root / "expert")
+    models = mllm.Joined(bench, mllm.Budget((5, 6, 7)), 0, given, lambda *_: None)
     for way in mllm.WAYS:
         models.model(way)
     assert list(asked) == ["stage1", "stage2", "stage3_alone", "stage3_token", "stage3_text"]

