@@ -225,11 +225,15 @@ def llava_processor(
 
 def left_behind(artifact: Artifact) -> str:
     """What of an expert does not travel."""
-    words = "late fusion and calibration stay behind"
+    words = []
+    if artifact.expert and artifact.expert.fusion:
+        words.append("late fusion and calibration stay behind")
     if artifact.expert and artifact.expert.text:
-        words += "; it was trained with the expert's verdict before each question, which the caller"
-        words += " must put there (README.md)"
-    return words
+        words.append(
+            "the model was trained with its verdict before each question, which the caller must "
+            "put there (README.md)"
+        )
+    return "; ".join(words)
 
 
 def card(artifact: Artifact, processor: FaceProcessor) -> str:

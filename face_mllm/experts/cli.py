@@ -170,10 +170,17 @@ def fuse(
         Path | None, typer.Option("--expert", help="Expert folder; the artifact's own if empty.")
     ] = None,
     faces: Annotated[int, typer.Option("--faces", min=1, help="Val faces at most.")] = 2000,
+    classes: Annotated[
+        int, typer.Option("--classes", help="7, 8 or 11: what an Exp-CLIP tells apart.")
+    ] = 7,
 ) -> None:
     """Fit late fusion with an expert, and calibration, on the val split; nothing is trained."""
+    from face_mllm.errors import UserError
+
+    if classes not in (7, 8, 11):
+        raise UserError(f"--classes {classes}", "choose 7, 8 or 11")
     quiet_libraries()
     from face_mllm.experts.joined.fuse import fuse as room
 
     with terminal_progress("fusing") as progress:
-        typer.echo(room(model, data, out, expert, faces, progress))
+        typer.echo(room(model, data, out, expert, faces, progress, classes))

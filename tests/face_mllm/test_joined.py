@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.errors import UserError
-from face_mllm.experts.joined.expert import kind_of, open_expert
+from face_mllm.experts.joined.expert import open_expert
 from face_mllm.experts.joined.join import join
 from face_mllm.experts.joined.rows import ExpertRows
 from face_mllm.experts.joined.settings import ExpertBase, ExpertSettings
 from face_mllm.experts.joined.verdict import Verdicts, told, verdict, write_verdicts
+from face_mllm.experts.loading import kind_of
 from face_mllm.experts.mask_fer import MaskFerExpert
 from face_mllm.model.vision import image_tokens
 from face_mllm.passes import without_labels

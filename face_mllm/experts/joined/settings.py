@@ -44,6 +44,9 @@ class ExpertSettings(Strict):
     prompt_type: int | None = Field(
         None, ge=1, le=5, description="of an Exp-CLIP expert's verdicts; None: 5"
     )
+    classes: Literal[7, 8, 11] | None = Field(
+        None, description="expressions an Exp-CLIP expert tells apart (8: with contempt); None: 7"
+    )
     fusion_faces: int = Field(2000, ge=1, description="val faces the fusion is fitted on, at most")
 
     @model_validator(mode="after")
@@ -64,6 +67,7 @@ class ExpertBase:
         hidden: inner width of the token's projector.
         most: classes a verdict names.
         prompt_type: of Exp-CLIP's class logits.
+        classes: expressions an Exp-CLIP tells apart; a mask-FER has its own.
         verdicts: where those of the training faces came from: ``unseen`` by the expert,
             ``in_sample``, ``out_of_fold``, or empty without text.
         trained_along: whether a stage trained its head, on labels of that stage's faces.
@@ -77,6 +81,7 @@ class ExpertBase:
     hidden: int = 0
     most: int = 2
     prompt_type: int = 5
+    classes: int = 7
     verdicts: str = ""
     trained_along: bool = False
 
