@@ -275,6 +275,19 @@ def test_an_exp_clip_tells_apart_as_many_classes_as_the_stage_says(run, place, t
         run("x", expert={**given, "model": str(place / "mask_fer")})
 
 
+@pytest.mark.parametrize(
+    "given,words",
+    [
+        ({"token": True, "train": "frozen"}, "its token is new"),
+        ({"token": True, "loss_weight": 0.5}, "needs head: full"),
+        ({"token": True, "prompt_type": 2}, "classes it was trained on"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(run, place, given, words):
+    with pytest.raises((UserError, ValueError), match=words):
+        run("x", expert={"model": str(place / "mask_fer"), **given})
+
+
 def test_a_token_keeps_the_width_it_was_made_with(run, place):
     first = run("s1", expert={"model": str(place / "mask_fer"), "token": True, "hidden": 12})
     with pytest.raises(UserError, match=r"expert\.hidden: 24.*12"):

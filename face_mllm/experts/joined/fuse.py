@@ -210,4 +210,8 @@ def words(fusion: Fusion) -> str:
     figures = ", ".join(
         f"{name} UAR {val[name]['uar']:.3f}" for name in ("mllm", "expert", "fused")
     )
-    return f"late fusion on {val['faces']} val faces: weight {fusion.weight:.2f}; {figures}"
+    before, after = val["uncalibrated"]["mllm"]["ece"], val["fused"]["ece"]
+    return (
+        f"late fusion on {val['faces']} val faces: weight {fusion.weight:.2f}; {figures}; "
+        f"calibration error {before:.3f} (mllm alone) -> {after:.3f}"
+    )

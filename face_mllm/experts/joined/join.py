@@ -98,7 +98,7 @@ def stage_expert(
     given = settings or ExpertSettings()
     base = first_base(given, before, init_from, kind_of)
     folder = Path(base.source) if given.model is not None else Path(str(init_from)) / FOLDER
-    settled = settled_base(given, base)
+    settled = settled_base(given, base, before)
     if settled is None:
         return None
     if settled.fusion:
@@ -146,24 +146,34 @@ def first_base(
     return before
 
 
-def settled_base(given: ExpertSettings, base: ExpertBase) -> ExpertBase | None:
+def settled_base(
+    given: ExpertSettings, base: ExpertBase, before: ExpertBase | None
+) -> ExpertBase | None:
     """How a stage joins its expert; None where every way is switched off.
+
+    Args:
+        given: settings of the stage.
+        base: of :func:`first_base`.
+        before: what the previous artifact has.
 
     Raises:
         UserError: a head that cannot train along, or a setting that would change nothing.
     """
-    if given.classes is not None and base.kind == "mask_fer":
-        raise UserError(
-            f"expert.classes: {given.classes}, but a mask-FER tells apart the classes it was "
-            "trained on",
-            "leave expert.classes out; it is for an Exp-CLIP",
-        )
+    for key in ("classes", "prompt_type"):
+        if getattr(given, key) is not None and base.kind == "mask_fer":
+            raise UserError(
+                f"expert.{key}: {getattr(given, key)}, but a mask-FER answers for the classes it "
+                "was trained on",
+                f"leave expert.{key} out; it is for an Exp-CLIP",
+            )
     named = ("token", "text", "fusion", "most", "prompt_type", "classes")
     base = dataclasses.replace(base, **_chosen(given, base, *named))
     if given.verdicts != AUTO and not base.text:
         raise UserError("expert.verdicts without verdicts in the prompt", "set expert.text: true")
     if not (base.token or base.text or base.fusion):
         return None
+    if given.train == "frozen" and base.token and not (before and before.token):
+        raise UserError("expert.train: frozen, but its token is new", "set expert.train: full")
     if given.head == "full" and not base.token:
         raise UserError("expert.head: full without a token", "set expert.token: true")
     if given.head == "full" and base.text:

@@ -128,8 +128,9 @@ def planned_expert(
     if given.model is not None:
         outline = outline_of(Path(given.model).expanduser(), siblings)
     kind = outline.kind if outline else ""
-    base = first_base(given, before.base if before else None, init_from, lambda _folder: kind)
-    settled = settled_base(given, base)
+    inherited = before.base if before else None
+    base = first_base(given, inherited, init_from, lambda _folder: kind)
+    settled = settled_base(given, base, inherited)
     if settled is None or outline is None:
         return None
     if settled.kind == "exp_clip":

@@ -11,6 +11,7 @@ from face_mllm.configio import Strict
 
 Training = Literal["frozen", "full"]
 HEAD_PART = "expert_head"  # the expert's own head, while it trains along
+LOSS_WEIGHT = 0.1
 AUTO, IN_SAMPLE, UNSEEN, OUT_OF_FOLD = "auto", "in_sample", "unseen", "out_of_fold"
 
 
@@ -33,7 +34,7 @@ class ExpertSettings(Strict):
         2e-5, gt=0, description="of that head, which knows its trade already"
     )
     loss_weight: float = Field(
-        0.1, gt=0, description="of the expert's own loss on labelled faces, with head: full"
+        LOSS_WEIGHT, gt=0, description="of the expert's own loss on labelled faces, with head: full"
     )
     verdicts: str = Field(
         AUTO,
@@ -53,6 +54,8 @@ class ExpertSettings(Strict):
     def _fits(self) -> ExpertSettings:
         if self.head == "full" and self.text:
             raise ValueError("expert.text needs head: frozen, or what it says would change")
+        if self.loss_weight != LOSS_WEIGHT and self.head != "full":
+            raise ValueError("expert.loss_weight needs head: full, or nothing learns from it")
         return self
 
 
