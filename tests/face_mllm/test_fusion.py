@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.fuse import words
 from face_mllm.experts.joined.fusion import (
     Fusion,
     Group,
@@ -176,6 +177,15 @@ def test_questions_with_different_choices_share_one_weight():
     assert found.val["faces"] == 600
     assert found.weight > 0
     assert np.isfinite(found.fused(wider.mllm, wider.expert)).all()
+
+
+def test_a_split_without_a_mistake_is_said_to_calibrate_nothing():
+    easy = drawn(0, 1.0, 5)
+    right = log_softmax(np.eye(4)[easy.truth])
+    found = fit([dataclasses.replace(easy, mllm=right, expert=right)])
+    assert found.at_bound
+    assert "too few or too easy" in words(found)
+    assert "too few" not in words(fit([drawn(0, 1.0)]))
 
 
 def test_nothing_in_common_is_said(tmp_path):

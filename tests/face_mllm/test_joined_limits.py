@@ -225,6 +225,23 @@ def test_fusion_without_a_val_face_to_fit_on_is_refused_first(
     assert not (tmp_path / "x").exists()
 
 
+def test_fusion_with_an_expert_that_was_trained_on_val_faces_is_refused(run, place, tmp_path):
+    """Its weight would be fitted on faces it knows by heart."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(place / "data", theirs)
+    shutil.copyfile(place / "data" / "val-00000.parquet", theirs / "train-00000.parquet")
+    manifest = json.loads((theirs / "manifest.json").read_text())
+    (theirs / "manifest.json").write_text(json.dumps({**manifest, "seed": 7}))
+    knowing = write_mask_fer(tmp_path / "knowing", place / "clip", theirs)
+    plain = run("plain")
+    with pytest.raises(UserError, match=r"18 of 18 val faces.*toy_val_0"):
+        run("fused", expert={"model": str(knowing), "fusion": True})
+    with pytest.raises(UserError, match="val faces"):
+        fuse(plain, place / "data", tmp_path / "x", knowing)
+    gone = write_mask_fer(tmp_path / "gone", place / "clip", tmp_path / "nowhere")
+    fuse(plain, place / "data", tmp_path / "y", gone)
+
+
 def test_the_card_of_a_fused_artifact_names_the_expert(run, place, tmp_path):
     plain = run("plain")
     assert "Expert:" not in (plain / "README.md").read_text()

@@ -33,6 +33,7 @@ from face_mllm.experts.joined.fusion import (
     spread,
     write_fusion,
 )
+from face_mllm.experts.joined.leaks import check_val_unseen
 from face_mllm.experts.joined.settings import ExpertBase
 from face_mllm.experts.joined.val import val_questions
 from face_mllm.experts.loading import kind_of, known_classes
@@ -67,12 +68,14 @@ def fuse(
         classes: expressions that an Exp-CLIP given as ``expert`` tells apart: 7, 8 or 11.
 
     Raises:
-        UserError: no expert, two of them, no val split or no expression in it, ``out`` in use.
+        UserError: no expert, two of them, one that was trained on val faces, no val split or no
+            expression in it, ``out`` in use.
     """
     check_out(out)
     artifact = read_artifact(model)
     base, source = _fused_base(model, artifact.expert, expert, classes)
     val_questions(data, known_classes(source, base.classes), faces)
+    check_val_unseen(base, source, data)
     given = None if expert is None else JoinedExpert(source, base)
     scorer = LikelihoodScorer.from_artifact(model)
     scorer.processor.expert = joined = given or scorer.processor.expert
@@ -211,7 +214,10 @@ def words(fusion: Fusion) -> str:
         f"{name} UAR {val[name]['uar']:.3f}" for name in ("mllm", "expert", "fused")
     )
     before, after = val["uncalibrated"]["mllm"]["ece"], val["fused"]["ece"]
-    return (
+    line = (
         f"late fusion on {val['faces']} val faces: weight {fusion.weight:.2f}; {figures}; "
         f"calibration error {before:.3f} (mllm alone) -> {after:.3f}"
     )
+    if fusion.at_bound:
+        line += "; too few or too easy faces: its probabilities are not calibrated"
+    return line

@@ -69,6 +69,12 @@ class Fusion:
     val: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
 
+    @property
+    def at_bound(self) -> bool:
+        """Whether a temperature ran into its bound: the val split could not tell it."""
+        found = (self.mllm_temperature, self.expert_temperature, self.temperature)
+        return any(not 1.01 * TEMPERATURES[0] < t < TEMPERATURES[1] / 1.01 for t in found)
+
     def fused(self, mllm: Array, expert: Array) -> Array:
         """Calibrated log-probabilities [..., C].
 

@@ -13,7 +13,7 @@ from face_mllm.artifact import Artifact
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.expert import FOLDER, JoinedExpert
-from face_mllm.experts.joined.leaks import verdict_source, warn_of_token
+from face_mllm.experts.joined.leaks import check_val_unseen, verdict_source, warn_of_token
 from face_mllm.experts.joined.settings import AUTO, ExpertBase, ExpertSettings
 from face_mllm.experts.joined.val import val_questions
 from face_mllm.experts.loading import kind_of, known_classes
@@ -103,6 +103,7 @@ def stage_expert(
         return None
     if settled.fusion:
         val_questions(data, known_classes(folder, settled.classes), given.fusion_faces)
+        check_val_unseen(settled, folder, data)
     said = verdict_source(given, settled, folder, data) if settled.text else ""
     return dataclasses.replace(settled, verdicts=said), folder
 

@@ -7,6 +7,7 @@ from such verdicts learns to believe them.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.records import load_split, read_manifest
 from face_mllm.errors import UserError
@@ -67,15 +68,39 @@ def knows_labels(base: ExpertBase, folder: Path, data: Path) -> bool:
         return True
     if base.kind == "exp_clip":
         return False
+    seen = _trained_on(training, data)
+    return seen is None or not seen.isdisjoint(load_split(data, "train")["id"][:])
+
+
+def check_val_unseen(base: ExpertBase, folder: Path, data: Path) -> None:
+    """Late fusion believes an expert as far as val says: it must not have learnt val's labels.
+
+    An expert whose data is gone is let through, since nobody can tell.
+
+    Raises:
+        UserError: the expert was trained on val faces.
+    """
+    seen = None if base.kind == "exp_clip" else _trained_on(training_of(folder), data)
+    val = load_split(data, "val")["id"][:]
+    known = [name for name in val if name in (seen or ())]
+    if known:
+        raise UserError(
+            f"{base.source} was trained on labels of {len(known)} of {len(val)} val faces of "
+            f"{data}, such as {known[0]}: late fusion would believe it more than on any new face",
+            "use an expert trained on other faces, or train it on this dataset",
+        )
+
+
+def _trained_on(training: dict[str, Any], data: Path) -> set[str] | None:
+    """Ids of the faces a mask-FER was trained on; None where its data is gone."""
     from face_mllm.train import manifest_fingerprint
 
-    if training.get("data_fingerprint") == manifest_fingerprint(read_manifest(data)):
-        return True
     theirs = Path(training.get("data") or "unknown")
+    if training.get("data_fingerprint") == manifest_fingerprint(read_manifest(data)):
+        theirs = data
     if not any(theirs.glob("train-*.parquet")):
-        return True
-    ids = set(load_split(theirs, "train")["id"][:])
-    return not ids.isdisjoint(load_split(data, "train")["id"][:])
+        return None
+    return set(load_split(theirs, "train")["id"][:])
 
 
 def warn_of_token(base: ExpertBase, folder: Path, data: Path) -> None:
