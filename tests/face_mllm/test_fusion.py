@@ -183,7 +183,7 @@ def test_a_split_without_a_mistake_is_said_to_calibrate_nothing():
     easy = drawn(0, 1.0, 5)
     right = log_softmax(np.eye(4)[easy.truth])
     found = fit([dataclasses.replace(easy, mllm=right, expert=right)])
-    assert found.at_bound
+    assert found.unsettled
     assert "too few or too easy" in words(found)
     assert "too few" not in words(fit([drawn(0, 1.0)]))
 

@@ -150,4 +150,10 @@ def test_a_stage_with_words_answers_the_same_in_stock_classes_with_them_in_the_p
     said = theirs.decode(ids[given["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     assert words.startswith("Expert: ")
     assert said == scorer.generate(face, "How old?", 6)
-    assert "Expert: happiness" in (tmp_path / "llava" / "README.md").read_text()
+    card = (tmp_path / "llava" / "README.md").read_text()
+    assert "Expert: happiness" in card
+    snippet = card.split("```python")[2].split("```")[0].replace("ARTIFACT", str(artifact))
+    face.save(tmp_path / "face.png")
+    found = {"Image": Image}
+    exec(snippet.replace("face.jpg", str(tmp_path / "face.png")), found)
+    assert found["words"] == words

@@ -218,6 +218,6 @@ def words(fusion: Fusion) -> str:
         f"late fusion on {val['faces']} val faces: weight {fusion.weight:.2f}; {figures}; "
         f"calibration error {before:.3f} (mllm alone) -> {after:.3f}"
     )
-    if fusion.at_bound:
+    if fusion.unsettled:
         line += "; too few or too easy faces: its probabilities are not calibrated"
     return line

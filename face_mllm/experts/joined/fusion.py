@@ -28,7 +28,7 @@ from face_mllm.outputs import write_whole
 Array = NDArray[np.float64]
 FUSION_FILE = "fusion.json"
 GRID = tuple(round(step / 20, 2) for step in range(21))
-TEMPERATURES = (0.05, 50.0)  # a sharper or softer one says that the val split is degenerate
+TEMPERATURES = (0.05, 50.0)  # sharper: a val split without mistakes; softer: pure noise
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Fusion:
     data_fingerprint: str = ""
 
     @property
-    def at_bound(self) -> bool:
-        """Whether a temperature ran into its bound: the val split could not tell it."""
+    def unsettled(self) -> bool:
+        """Whether a temperature ran into its lower bound: no mistake on val to tell it by."""
         found = (self.mllm_temperature, self.expert_temperature, self.temperature)
-        return any(not 1.01 * TEMPERATURES[0] < t < TEMPERATURES[1] / 1.01 for t in found)
+        return min(found) < 1.01 * TEMPERATURES[0]
 
     def fused(self, mllm: Array, expert: Array) -> Array:
         """Calibrated log-probabilities [..., C].
