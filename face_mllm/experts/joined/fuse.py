@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data_pipeline.records import read_manifest, whole_folder
 from eval.predict import predict_likelihood
@@ -121,7 +122,7 @@ def fuse_stage(
     The artifact is whole without it: what goes wrong here is said and costs no training.
     """
     remedy = f"face-mllm fuse --model {config.out} --data {config.data} --out NEW"
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+    if is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
         say(f"[yellow]late fusion needs whole weights in one process:[/] {remedy}")
         return
     faces = config.expert.fusion_faces if config.expert else 2000
