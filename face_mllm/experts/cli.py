@@ -112,6 +112,22 @@ def evaluate_exp_clip(
     typer.echo(out / "table.md")
 
 
+@exp_clip_app.command(name="adopt")
+def adopt_released(
+    model: Annotated[Path, typer.Option("--model", help="Checkpoint with mlp.weight.")],
+    clip: Annotated[str, typer.Option("--clip", help="CLIP it was trained on.")],
+    out: Annotated[Path, typer.Option("--out", help="Expert folder to write.")],
+    paper_preprocess: Annotated[
+        bool, typer.Option("--paper-preprocess/--clip-preprocess", help="As the head was trained.")
+    ] = True,
+) -> None:
+    """Make an expert folder of a released checkpoint: expert.model of a stage, --expert of fuse."""
+    quiet_libraries()
+    from face_mllm.experts.exp_clip.released import adopt
+
+    typer.echo(adopt(model, clip, out, paper_preprocess))
+
+
 @mask_fer_app.command(name="eval")
 def evaluate_mask_fer(
     model: Annotated[Path, typer.Option("--model", help="Folder that `mask-fer train` wrote.")],

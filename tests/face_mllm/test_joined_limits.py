@@ -305,6 +305,30 @@ def test_settings_that_would_do_nothing_are_refused(run, place, given, words):
         run("x", expert={"model": str(place / "mask_fer"), **given})
 
 
+def test_a_released_checkpoint_becomes_an_expert_to_be_joined(place, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    from face_mllm.experts.exp_clip.artifact import load_exp_clip
+
+    weight = load_file(place / "exp_clip" / "exp_clip.safetensors")["mlp.weight"]
+    path, out = tmp_path / "ExpCLIP.pth", tmp_path / "adopted"
+    torch.save({"state_dict": {"module.mlp.weight": weight}}, path)
+    given = ["--model", str(path), "--clip", str(place / "text_clip"), "--out", str(out)]
+    assert main(["exp-clip", "adopt", *given]) == 0
+    face = FaceRecord.from_row(load_split(place / "data", "test")[0]).open_image()
+    alone = load_exp_clip(path, str(place / "text_clip"))
+    torch.testing.assert_close(
+        open_expert(out).log_probabilities([face]), alone.log_probabilities([face])
+    )
+    torch.testing.assert_close(open_expert(out).look([face]).vectors, alone.vectors([face]))
+    assert main(["exp-clip", "adopt", *given]) == 2  # in use
+    torch.save({"mlp.weight": weight[:, :5]}, path)
+    given[-1] = str(tmp_path / "narrow")
+    assert main(["exp-clip", "adopt", *given]) == 2
+    assert "5 numbers" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "narrow").exists()
+
+
 def test_a_token_keeps_the_width_it_was_made_with(run, place):
     first = run("s1", expert={"model": str(place / "mask_fer"), "token": True, "hidden": 12})
     with pytest.raises(UserError, match=r"expert\.hidden: 24.*12"):
