@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 
 from data_pipeline.records import read_manifest
-from face_mllm.artifact import read_artifact
 from face_mllm.cluster import check_launch
 from face_mllm.config import StageConfig
 from face_mllm.configio import find_config, load_yaml_model
@@ -188,11 +187,6 @@ def on_paper(stage: StageConfig, siblings: Path, meta: bool) -> Sheet:
 def check_inputs(stage: StageConfig) -> None:
     """Data, earlier artifact and expert are there, and the expert may say what it is asked to."""
     check_paths(stage)
-    before = read_artifact(stage.init_from).expert if stage.init_from else None
-    if stage.expert is not None or before is not None:
-        from face_mllm.experts.joined.join import stage_expert
-
-        stage_expert(stage.expert, before, stage.init_from, stage.data)
     passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
 
 

@@ -112,6 +112,22 @@ def evaluate_exp_clip(
     typer.echo(out / "table.md")
 
 
+@exp_clip_app.command(name="adopt")
+def adopt_released(
+    model: Annotated[Path, typer.Option("--model", help="Checkpoint with mlp.weight.")],
+    clip: Annotated[str, typer.Option("--clip", help="CLIP it was trained on.")],
+    out: Annotated[Path, typer.Option("--out", help="Expert folder to write.")],
+    paper_preprocess: Annotated[
+        bool, typer.Option("--paper-preprocess/--clip-preprocess", help="As the head was trained.")
+    ] = True,
+) -> None:
+    """Make an expert folder of a released checkpoint: expert.model of a stage, --expert of fuse."""
+    quiet_libraries()
+    from face_mllm.experts.exp_clip.released import adopt
+
+    typer.echo(adopt(model, clip, out, paper_preprocess))
+
+
 @mask_fer_app.command(name="eval")
 def evaluate_mask_fer(
     model: Annotated[Path, typer.Option("--model", help="Folder that `mask-fer train` wrote.")],
@@ -170,10 +186,17 @@ def fuse(
         Path | None, typer.Option("--expert", help="Expert folder; the artifact's own if empty.")
     ] = None,
     faces: Annotated[int, typer.Option("--faces", min=1, help="Val faces at most.")] = 2000,
+    classes: Annotated[
+        int, typer.Option("--classes", help="7, 8 or 11: what an Exp-CLIP tells apart.")
+    ] = 7,
 ) -> None:
     """Fit late fusion with an expert, and calibration, on the val split; nothing is trained."""
+    from face_mllm.errors import UserError
+
+    if classes not in (7, 8, 11):
+        raise UserError(f"--classes {classes}", "choose 7, 8 or 11")
     quiet_libraries()
     from face_mllm.experts.joined.fuse import fuse as room
 
     with terminal_progress("fusing") as progress:
-        typer.echo(room(model, data, out, expert, faces, progress))
+        typer.echo(room(model, data, out, expert, faces, progress, classes))

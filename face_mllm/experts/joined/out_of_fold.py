@@ -19,6 +19,7 @@ from data_pipeline.records import FaceRecord, load_split
 from eval.tasks import rank
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.verdict import write_verdicts
+from face_mllm.experts.loading import kind_of
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert, read_info
 from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
@@ -53,6 +54,11 @@ def out_of_fold(
         UserError: no such expert, too few faces for the folds.
     """
     check_file(out)
+    if kind_of(model) == "exp_clip":
+        raise UserError(
+            f"{model}: an Exp-CLIP reads no label, so it needs no folds",
+            "leave expert.verdicts out: the stage asks the expert itself",
+        )
     _, training = read_info(model)
     told = progress or (lambda _done, _total, _text: None)
     logs: dict[str, torch.Tensor] = {}
