@@ -16,10 +16,9 @@ from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import load_exp_clip
 from face_mllm.experts.exp_clip.config import INSTRUCTION, ExpClipConfig
-from face_mllm.experts.exp_clip.evaluate import Asked, evaluate, load_fold
+from face_mllm.experts.exp_clip.evaluate import Asked, evaluate, labelled, load_fold
 from face_mllm.experts.exp_clip.faces import UnlabelledFaces, teacher_features
 from face_mllm.experts.exp_clip.head import WEIGHT
-from face_mllm.experts.exp_clip.prompts import CLASSES
 from face_mllm.experts.exp_clip.train import train_exp_clip
 from face_mllm.experts.exp_clip.zero_shot import prompt_features, zero_shot
 from face_mllm.experts.loading import load_expert
@@ -93,8 +92,9 @@ def test_plain_folders_mix_with_built_data_and_the_limit_holds(place, tmp_path):
         (tmp_path / f"{number:02d}.png").write_bytes(row["image"]["bytes"])
     faces = UnlabelledFaces([tmp_path, place / "data"], limit=20)
     assert len(faces) == len(list(faces)) == 20
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="neither"):
-        UnlabelledFaces([place / "store" / "nothing"])
+        UnlabelledFaces([tmp_path / "nothing"])
 
 
 class Counting:
@@ -230,14 +230,9 @@ def test_clips_are_one_row_each(expert, tmp_path):
 
 def test_clips_built_with_16_frames_keep_them_all_under_the_paper_s_pixels(expert, tmp_path):
     data = write_faces(tmp_path / "clips", train=1, test=4, frames=16)
-    fold = load_fold(
-        load_exp_clip(expert, paper_preprocess=True),
-        data,
-        "p",
-        CLASSES[:7],
-        Asked(clips=True),
-        quiet,
-    )
+    asked = Asked(clips=True)
+    (units,) = labelled([data], asked)
+    fold = load_fold(load_exp_clip(expert, paper_preprocess=True), units, "p", asked, quiet)
     assert fold.features.shape[:2] == (4, 16)
     first = Asked(clips=True, short_clips="first")
     with pytest.raises(UserError, match="short ones cannot be told"):

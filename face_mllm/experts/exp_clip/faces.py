@@ -53,7 +53,7 @@ class UnlabelledFaces:
         for root, found in self.places:
             if found is not None:
                 for path in found:
-                    yield FaceRecord(path.name, "", self.split, "", str(path), {})
+                    yield FaceRecord(str(path), "", self.split, "", str(path), {})
                 continue
             for row in iter_rows(root, self.split, COLUMNS):
                 picture = row["image"]["bytes"] or row["image"]["path"]
@@ -66,6 +66,8 @@ def _pictures(root: Path, split: str) -> list[Path] | None:
     if shards_of(root, split):
         return None
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder", "give a built dataset or a folder of faces")
     if not found:
         raise UserError(
             f"{root}: neither {split}-*.parquet nor pictures in it",

@@ -26,6 +26,7 @@ from face_mllm.experts.exp_clip.faces import (
 )
 from face_mllm.experts.exp_clip.fit import check_batch, fit
 from face_mllm.experts.exp_clip.loss import world
+from face_mllm.experts.exp_clip.preflight import check_teacher_width
 from face_mllm.experts.exp_clip.teachers import load_teacher
 from face_mllm.experts.pixels import exp_clip_rule
 from face_mllm.experts.preflight import checked_width
@@ -72,13 +73,13 @@ def features(
     rank, processes = world()
     if processes > 1 and rank > 0:
         distributed.barrier()
+    check_teacher_width(config.teacher)
     hardware = for_precision(config.precision)
     clip = FrozenClip(config.clip, exp_clip_rule(config.paper_preprocess), device=hardware.device)
     checked_width(config.clip, clip.width, config.clip_width, "clip_width")
     student = student_features(clip, faces, config.features, progress)
     teacher = load_teacher(config.teacher, hardware, config.paper_preprocess)
     target = teacher_features(teacher, faces, config.features, progress)
-    checked_width(config.teacher.model, target.shape[1], config.teacher.width, "teacher.width")
     del teacher
     release_memory()
     if processes > 1 and rank == 0:

@@ -17,7 +17,7 @@ from eval import metrics
 from eval.results import Estimate, Key, entries, estimate, number
 from face_mllm.artifact import package_versions
 from face_mllm.errors import UserError
-from face_mllm.experts.mask_fer.config import class_name
+from face_mllm.experts.mask_fer.config import check_remap, class_name
 from face_mllm.experts.mask_fer.expert import MaskFerExpert
 from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
 from face_mllm.experts.mask_fer.inputs import Inputs
@@ -85,10 +85,9 @@ def evaluate(
     """
     check_out(out)
     expert = MaskFerExpert.from_pretrained(model, choose_hardware().device)
-    mapping = expert.training["config"]["remap"] if remap is None else remap
+    datasets = load_datasets(data, split, expert, remap)  # all of them, before any picture
     measured = []
-    for number_, root in enumerate(data):
-        faces = load_expressions(root, split, expert.classes, mapping)
+    for number_, (root, faces) in enumerate(zip(data, datasets, strict=True)):
         inputs = Inputs(faces, expert.clip, expert.eye, cache=cache)
         inputs.compute(False, progress)
         answers = expert.answer_all(inputs, len(faces), logits_from).double().numpy()
@@ -100,6 +99,24 @@ def evaluate(
         table = pd.concat([each.scored.assign(data=str(each.data)) for each in measured])
         table.to_parquet(partial / "predictions.parquet", index=False)
     return found
+
+
+def load_datasets(
+    data: Sequence[Path], split: str, expert: MaskFerExpert, remap: Mapping[str, str] | None
+) -> list[ExpressionFaces]:
+    """The faces of every dataset; no picture is opened.
+
+    Raises:
+        UserError: a dataset without manifest, split or faces of the classes; a remap to none.
+    """
+    mapping = expert.training["config"]["remap"] if remap is None else remap
+    try:
+        check_remap(mapping, expert.classes)
+    except ValueError as error:
+        raise UserError(f"remap {error}", "choose one of the expert's classes") from error
+    for root in data:
+        read_manifest(root)
+    return [load_expressions(root, split, expert.classes, mapping) for root in data]
 
 
 def _measure(
