@@ -315,3 +315,18 @@ def test_several_processes_are_refused(place, monkeypatch):
 def test_settings_without_a_meaning_are_refused(place, changes):
     with pytest.raises(ValueError, match=r"Input should be|two shares|at least 1"):
         mask_fer(place, "none", **changes)
+
+
+def test_what_stops_the_first_process_stops_the_others(place, monkeypatch):
+    """Else they would wait for features that nobody computes."""
+
+    def told(_action):  # what `on_main` does in the second process
+        raise UserError("the first process found no teacher")
+
+    def never(*_):
+        raise AssertionError("computed features of its own")
+
+    monkeypatch.setattr(exp_clip_room, "on_main", told)
+    monkeypatch.setattr(exp_clip_room, "student_features", never)
+    with pytest.raises(UserError, match="found no teacher"):
+        train_exp_clip(exp_clip(place, "none"), quiet)

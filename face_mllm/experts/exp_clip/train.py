@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import distributed
 
+from face_mllm.distributed import on_main
 from face_mllm.experts.exp_clip.artifact import save_expert
 from face_mllm.experts.exp_clip.config import ExpClipConfig
 from face_mllm.experts.exp_clip.faces import (
@@ -69,10 +70,18 @@ def train_exp_clip(config: ExpClipConfig, progress: Progress | None = None) -> P
 def features(
     config: ExpClipConfig, faces: UnlabelledFaces, progress: Progress
 ) -> tuple[FrozenClip, torch.Tensor, torch.Tensor]:
-    """The frozen CLIP, its features and the teacher's; the first process fills the store."""
-    rank, processes = world()
-    if processes > 1 and rank > 0:
-        distributed.barrier()
+    """The frozen CLIP, its features and the teacher's.
+
+    The first process fills the store, where the others then find them; what stops it stops all.
+    """
+    made: list[tuple[FrozenClip, torch.Tensor, torch.Tensor]] = []
+    on_main(lambda: made.append(_features(config, faces, progress)))
+    return made[0] if made else _features(config, faces, progress)
+
+
+def _features(
+    config: ExpClipConfig, faces: UnlabelledFaces, progress: Progress
+) -> tuple[FrozenClip, torch.Tensor, torch.Tensor]:
     check_teacher_width(config.teacher)
     hardware = for_precision(config.precision)
     clip = FrozenClip(config.clip, exp_clip_rule(config.paper_preprocess), device=hardware.device)
@@ -82,8 +91,6 @@ def features(
     target = teacher_features(teacher, faces, config.features, progress)
     del teacher
     release_memory()
-    if processes > 1 and rank == 0:
-        distributed.barrier()
     return clip, student, target
 
 
