@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from exp_clip_doubles import WIDTH, write_bert, write_clip, write_faces
+from exp_clip_doubles import WIDTH, relabelled, write_bert, write_clip, write_faces
 from mask_fer_faces import write_expressions
 from safetensors.torch import load_file, save_file
 
@@ -96,16 +95,6 @@ def copied(source, folder, drop=()):
     shutil.copytree(source, folder)
     for name in drop:
         (folder / name).unlink()
-    return folder
-
-
-def relabelled(source, folder, split, labels):
-    """A copy whose k-th face of a split has the labels ``labels(k)``."""
-    path = copied(source, folder) / f"{split}-00000.parquet"
-    table = pq.read_table(path)
-    texts = pa.array([json.dumps(labels(k)) for k in range(len(table))], pa.string())
-    at = table.schema.get_field_index("labels")
-    pq.write_table(table.set_column(at, table.schema.field(at), texts), path)
     return folder
 
 
