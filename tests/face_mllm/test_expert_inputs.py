@@ -235,7 +235,6 @@ def test_a_damaged_head_folder_says_so(head, tmp_path, content):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda info: info.update(training={}),
         lambda info: info["clip"].pop("rule"),
         lambda info: info["clip"].update(dtype="odd"),
         lambda info: info["mask"].update(kind="odd"),
@@ -250,6 +249,15 @@ def test_a_damaged_mask_fer_folder_says_so(mask, tmp_path, change):
     (folder / "mask_fer.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"mask_fer.json: damaged"):
         MaskFerExpert.from_pretrained(folder)
+
+
+def test_a_training_that_is_not_told_cannot_be_measured_against(place, mask, tmp_path):
+    folder = copied(mask, tmp_path / "mask")
+    info = json.loads((folder / "mask_fer.json").read_text())
+    info["training"].pop("class_counts")
+    (folder / "mask_fer.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="says no class_counts of its training"):
+        mask_fer_room.evaluate(folder, [place / "toy"], tmp_path / "out")
 
 
 def test_a_teacher_of_another_width_is_refused_before_any_feature(place, monkeypatch):

@@ -233,7 +233,6 @@ def test_the_paper_s_pixels_are_one_tensor_for_both_towers(parts, tmp_path, tiny
     wanted = ((torch.tensor([1.0, 0.2, 0.0]).view(3, 1, 1) - mean) / std).expand(3, 32, 32)
     given = {"data": parts[0], "clip": clip, "mask": mask}
     paper = MaskFerExpert.fresh(settings(**given, paper_preprocess=True))
-    paper.training = {"config": {}, "class_counts": [], "data_fingerprint": ""}
     paper.save(tmp_path)
     for expert in (paper, MaskFerExpert.from_pretrained(tmp_path)):  # in training, and in use
         squares = expert.clip.squares([wide])

@@ -28,6 +28,8 @@ from face_mllm.progress import Progress
 from face_mllm.train import manifest_fingerprint
 
 METRICS = ("war", "uar", "f1_macro")
+# what is read of the description of a training
+NEEDED = ("config", "class_counts", "data_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,16 @@ def evaluate(
 
     Returns:
         The content of results.json.
+
+    Raises:
+        UserError: no such artifact, or one that does not say how it was trained; datasets that
+            cannot be measured.
     """
     check_out(out)
     expert = MaskFerExpert.from_pretrained(model, choose_hardware().device)
+    for key in NEEDED:
+        if key not in expert.training:
+            raise UserError(f"{model}: says no {key} of its training", "train it again")
     datasets = load_datasets(data, split, expert, remap)  # all of them, before any picture
     measured = []
     for number_, (root, faces) in enumerate(zip(data, datasets, strict=True)):
