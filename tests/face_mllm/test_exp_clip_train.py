@@ -92,7 +92,9 @@ def test_labels_are_never_read(place, monkeypatch):
     monkeypatch.setattr(room, "iter_rows", lambda *args: (read.append(args[2]), real(*args))[1])
     faces = list(UnlabelledFaces([place / "data"]))
     assert len(faces) == 24
-    assert set(read) == {("id", "image", "caption")}
+    captions = dict(UnlabelledFaces([place / "data"]).captions())
+    assert captions.keys() == {face.id for face in faces}
+    assert set(read) == {("id", "image"), ("id", "caption")}
     assert not any(face.labels or face.subject for face in faces)
 
 
@@ -121,7 +123,7 @@ class Counting:
 def test_teacher_features_are_kept_by_content(place, tmp_path, reads):
     faces, teacher = UnlabelledFaces([place / "data"]), Counting(reads)
     first, again = (teacher_features(teacher, faces, tmp_path, lambda *_: None) for _ in "ab")
-    distinct = 24 if reads == "image" else len({face.caption for face in faces})
+    distinct = 24 if reads == "image" else len({caption for _, caption in faces.captions()})
     assert teacher.seen == distinct
     assert torch.equal(first, again)
     assert torch.allclose(first.float().norm(dim=1), torch.ones(24), atol=1e-3)
@@ -136,6 +138,18 @@ def test_a_text_teacher_needs_captions(place, tmp_path):
         teacher_features(
             Counting("caption"), UnlabelledFaces([tmp_path]), tmp_path, lambda *_: None
         )
+
+
+def test_captions_are_looked_at_before_any_feature(place, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("computed features first")
+
+    monkeypatch.setattr("face_mllm.experts.exp_clip.train.features", never)
+    for k in range(12):
+        (tmp_path / f"{k}.png").write_bytes(picture(k % 3, k))
+    mixed = settings(place, "none", data=[place / "data", tmp_path])
+    with pytest.raises(UserError, match=r"0.png: no caption"):
+        train_exp_clip(mixed, quiet)
 
 
 # --- train

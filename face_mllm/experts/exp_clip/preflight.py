@@ -55,6 +55,8 @@ def preflight(config: ExpClipConfig, passed: Say, skipped: Say, meta: bool = Fal
         return
     faces = UnlabelledFaces(config.data, config.split, config.max_faces)
     check_batch(config, len(faces))
+    if config.teacher.kind == "text":
+        faces.check_captions()
     cached = len(faces) * (4 * clip_width + 2 * teacher_width) / 2**20
     steps = config.epochs * (len(faces) // config.batch_size)
     passed(f"data: {len(faces):,} faces, {steps:,} steps, {cached:,.0f} MiB of cached features")

@@ -54,6 +54,8 @@ def train_exp_clip(config: ExpClipConfig, progress: Progress | None = None) -> P
             progress = _silent
         faces = UnlabelledFaces(config.data, config.split, config.max_faces)
         check_batch(config, len(faces))
+        if config.teacher.kind == "text":
+            faces.check_captions()
         clip, student, target = features(config, faces, progress)
         fitted = fit(student, target, clip.logit_scale, config, progress)
         if world()[0] == 0:
