@@ -307,6 +307,8 @@ def test_several_processes_are_refused(place, monkeypatch):
         {"augment": {"erase_area": [0.1, 9]}},
         {"mask": {"hidden_sizes": [], "depths": []}},
         {"mask": {"hidden_sizes": [0], "depths": [1]}},
+        {"seed": -1},
+        {"seed": 10**18},
     ],
 )
 def test_settings_without_a_meaning_are_refused(place, changes):

@@ -1,5 +1,6 @@
 """The full-size recipes of the experts: shapes as published, data recipes that load."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,18 @@ def test_a_mask_fer_recipe_has_the_published_numbers(name):
     assert config.clip.features == "online"
     assert (config.mask.kind, config.mask.weights) == ("resnet", "microsoft/resnet-18")
     assert config.paper_preprocess == (name != "mask_fer")
+
+
+def test_means_beside_the_published_cells_are_theirs():
+    """The printed one but AffectNet's, which the paper gets wrong and the page says so."""
+    text = (STAGES.parent / "docs" / "mask_fer.md").read_text()
+    rows = re.findall(r"^\| [\w-]+ \| \d\d\.\d\d \|.*$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for row in rows:
+        cells = [float(figure) for figure in re.findall(r"\d\d\.\d\d", row)]
+        source, unseen, said = cells[0], cells[1:5], cells[5:]
+        assert said[-1] == pytest.approx(sum(unseen) / 4, abs=0.0051)
+        assert said[-2] == pytest.approx((source + sum(unseen)) / 5, abs=0.0051)
 
 
 @pytest.mark.parametrize("name", ["embedded/exp_clip", "embedded/mask_fer", *SHAPES])

@@ -101,7 +101,7 @@ class MaskFerConfig(Strict):
     kind: Literal["mask_fer"] = "mask_fer"
     data: Path = Field(description="built dataset with a train split; its test split is not read")
     out: Path = Field(description="artifact folder to write")
-    seed: int = 3407
+    seed: int = Field(3407, ge=0, lt=2**32)
     classes: tuple[str, ...] = Field(
         NAMED_CLASSES["basic7"], description="names in order, or basic7, canonical8, cafe7"
     )
