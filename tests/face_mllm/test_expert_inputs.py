@@ -260,6 +260,22 @@ def test_a_training_that_is_not_told_cannot_be_measured_against(place, mask, tmp
         mask_fer_room.evaluate(folder, [place / "toy"], tmp_path / "out")
 
 
+def test_another_build_of_the_training_s_source_is_named_beside_its_figures(
+    place, mask, tmp_path, capsys
+):
+    """It counts as unseen, as another domain of it may; but its faces may be the trained ones."""
+    again = copied(place / "toy", tmp_path / "again")
+    (again / "manifest.json").write_text(json.dumps({**read_manifest(again), "seed": 9}))
+    found = mask_fer_room.evaluate(mask, [place / "toy", again], tmp_path / "out")
+    shared = {each["data"]: each["shared"] for each in found["results"]}
+    assert shared == {str(place / "toy"): [], str(again): ["toy"]}
+    drawn = mask_fer_room.table(found)
+    assert [name.partition(" (")[2] for name in drawn.columns[0].cells][:2] == [
+        "trained on)",
+        "as trained on: toy)",
+    ]
+
+
 def test_a_teacher_of_another_width_is_refused_before_any_feature(place, monkeypatch):
     def never(*_):
         raise AssertionError("computed features first")

@@ -19,7 +19,11 @@ from face_mllm.artifact import package_versions
 from face_mllm.errors import UserError
 from face_mllm.experts.mask_fer.config import check_remap, class_name
 from face_mllm.experts.mask_fer.expert import MaskFerExpert
-from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
+from face_mllm.experts.mask_fer.faces import (
+    ExpressionFaces,
+    load_expressions,
+    source_names,
+)
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.model import LogitsFrom
 from face_mllm.hardware import choose_hardware
@@ -43,6 +47,8 @@ class Measured:
         baseline: the same for always answering the training split's most frequent class.
         scored: one row a face.
         left_out: faces whose class the expert does not know, by name.
+        shared: sources it has in common with the training data although it is another dataset:
+            the same faces may be in both.
     """
 
     data: Path
@@ -51,6 +57,7 @@ class Measured:
     baseline: dict[Key, Estimate]
     scored: pd.DataFrame
     left_out: dict[str, int]
+    shared: tuple[str, ...] = ()
 
     def figure(self, metric: str) -> Estimate:
         """The figure over all classes."""
@@ -140,13 +147,17 @@ def _measure(
     scored["log_likelihoods"] = list(answers)
     scored["prediction"] = answers.argmax(-1).astype(np.float64)
     majority = float(np.argmax(expert.training["class_counts"]))
+    manifest = read_manifest(root)
+    is_source = manifest_fingerprint(manifest) == expert.training["data_fingerprint"]
+    common = set(source_names(manifest)) & set(expert.training.get("sources", ()))
     return Measured(
         root,
-        manifest_fingerprint(read_manifest(root)) == expert.training["data_fingerprint"],
+        is_source,
         estimate(scored, seed),
         estimate(scored.assign(prediction=majority), seed),
         scored,
         dict(faces.left_out),
+        () if is_source else tuple(sorted(common)),
     )
 
 
@@ -170,7 +181,7 @@ def _table(root: Path, faces: ExpressionFaces, classes: tuple[str, ...], split: 
 
 def _results(model: Path, split: str, seed: int, measured: list[Measured]) -> dict[str, Any]:
     listed = [
-        {**entry, "data": str(each.data), "trained_on": each.is_source}
+        {**entry, "data": str(each.data), "trained_on": each.is_source, "shared": list(each.shared)}
         for each in measured
         for entry in entries(each.figures, {"majority": each.baseline}, split, "mask_fer")
     ]
@@ -248,7 +259,8 @@ def table(found: dict[str, Any]) -> Table:
     whole = [each for each in found["results"] if each["name"] == "all"]
     for war in (each for each in whole if each["metric"] == "war"):
         uar = next(e for e in whole if e["data"] == war["data"] and e["metric"] == "uar")
-        name = f"{war['data']} (trained on)" if war["trained_on"] else war["data"]
+        shared = f" (as trained on: {', '.join(war['shared'])})" if war["shared"] else ""
+        name = war["data"] + (" (trained on)" if war["trained_on"] else shared)
         majority = war["baselines"]["majority"]
         drawn.add_row(name, str(war["n"]), *_cells(war), _text(uar["value"]), _text(majority))
     means = found["cross_dataset"]

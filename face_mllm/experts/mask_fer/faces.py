@@ -109,6 +109,11 @@ def _word(labels: dict[str, Any], where: str) -> str:
     return word
 
 
+def source_names(manifest: Mapping[str, Any]) -> list[str]:
+    """The datasets a built dataset was made of, by name."""
+    return sorted({each["source"] for each in manifest.get("sources", ())})
+
+
 def load_training(
     root: Path, classes: Sequence[str], remap: Mapping[str, str], val_share: float
 ) -> tuple[ExpressionFaces, ExpressionFaces]:

@@ -23,7 +23,7 @@ from face_mllm.errors import UserError
 from face_mllm.experts.mask_fer.card import model_card
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert
-from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
+from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training, source_names
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.losses import draw_channels
 from face_mllm.experts.mask_fer.model import losses
@@ -109,7 +109,8 @@ class Run:
         if len(train) < config.batch_size:
             raise UserError(f"{len(train)} training faces", "lower batch_size or add faces")
         self.config, self.hardware, self.train, self.val = config, hardware, train, val
-        self.data_fingerprint = manifest_fingerprint(read_manifest(config.data))
+        self.manifest = read_manifest(config.data)
+        self.data_fingerprint = manifest_fingerprint(self.manifest)
         self.folder = config.out.with_name(f"{config.out.name}.run")
         self.per_epoch = len(train) // config.batch_size
         self.steps = config.max_steps if config.max_steps > 0 else config.epochs * self.per_epoch
@@ -259,6 +260,7 @@ class Run:
             "config": config.model_dump(mode="json"),
             "data": str(config.data),
             "data_fingerprint": self.data_fingerprint,
+            "sources": source_names(self.manifest),
             "faces": {"train": len(self.train), "val": len(self.val)},
             "class_counts": self.train.targets.bincount(minlength=len(config.classes)).tolist(),
             "left_out": dict(self.train.left_out),
