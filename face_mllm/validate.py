@@ -65,7 +65,7 @@ def validate(
     """
     kind = config_kind(config)
     if kind != "mllm":
-        validate_other(kind, config, overrides)
+        validate_other(kind, config, overrides, meta)
         return
     stage = load_yaml_model(config, StageConfig, overrides)
     passed("keys and types")
@@ -98,7 +98,9 @@ def validate(
     print_here(stage, sheet, seconds)
 
 
-def validate_other(kind: Kind, config: str | Path, overrides: Sequence[str]) -> None:
+def validate_other(
+    kind: Kind, config: str | Path, overrides: Sequence[str], meta: bool = False
+) -> None:
     """Check a config that trains something else: face-clip or an expert."""
     if kind == "face_clip":
         from face_mllm.face_clip.config import FaceClipConfig
@@ -111,14 +113,14 @@ def validate_other(kind: Kind, config: str | Path, overrides: Sequence[str]) -> 
 
         expert = load_yaml_model(config, MaskFerConfig, overrides)
         passed("keys and types")
-        preflight(expert, passed, skipped)
+        preflight(expert, passed, skipped, meta)
     else:
         from face_mllm.experts.exp_clip.config import ExpClipConfig
         from face_mllm.experts.exp_clip.preflight import preflight as preflight_head
 
         head = load_yaml_model(config, ExpClipConfig, overrides)
         passed("keys and types")
-        preflight_head(head, passed, skipped)
+        preflight_head(head, passed, skipped, meta)
 
 
 def passed(what: str) -> None:

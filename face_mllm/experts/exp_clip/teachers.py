@@ -61,7 +61,8 @@ class Blip2Teacher:
     """The paper's: BLIP-2 whose language model is a T5; only its encoder runs.
 
     The Q-Former sees the picture alone; its projected queries stand before the embedded
-    instruction (with end of sequence), and the mean is over all of these positions.
+    instruction (with end of sequence), and the mean is over all of these positions; with ``pool:
+    instruction`` over the instruction's.
     """
 
     reads = "image"
@@ -71,6 +72,7 @@ class Blip2Teacher:
     ) -> None:
         folder = resolve(config.model)
         self.batch, self.device, self.paper = config.batch_size, hardware.device, paper_preprocess
+        self.whole = config.pool != "instruction"
         self.model = _blip2(folder, hardware)
         self.processor = load_image_processor(folder)
         ids = load_tokenizer(folder)(config.instruction, return_tensors="pt")["input_ids"]
@@ -89,8 +91,9 @@ class Blip2Teacher:
         queries = self.model.get_image_features(given).pooler_output
         t5 = self.model.language_model
         words = t5.get_input_embeddings()(self.ids).expand(len(faces), -1, -1)
-        states = t5.get_encoder()(inputs_embeds=torch.cat([queries, words], 1))
-        return states.last_hidden_state.float().mean(1).cpu()
+        states = t5.get_encoder()(inputs_embeds=torch.cat([queries, words], 1)).last_hidden_state
+        pooled = states if self.whole else states[:, queries.shape[1] :]
+        return pooled.float().mean(1).cpu()
 
 
 def _blip2(folder: Path, hardware: Hardware) -> Any:
@@ -218,15 +221,16 @@ class TextTeacher:
                 "raise teacher.max_tokens or shorten the captions",
             )
         out = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-        kept = mask if self.whole else mask * self._after(captions, mask)
+        kept = mask if self.whole else mask * self._after(captions, ids)
         states, weight = out.last_hidden_state.float().cpu(), kept.unsqueeze(-1).float()
         return (states * weight).sum(1) / weight.sum(1)
 
-    def _after(self, captions: Sequence[str], mask: torch.Tensor) -> torch.Tensor:
-        """1 at positions after the caption."""
-        heads = self.tokenizer([f"{caption}\n" for caption in captions], add_special_tokens=False)
-        lengths = torch.tensor([len(ids) for ids in heads["input_ids"]]).unsqueeze(1)
-        return (torch.arange(mask.shape[1]) >= lengths).to(mask.dtype)
+    def _after(self, captions: Sequence[str], ids: torch.Tensor) -> torch.Tensor:
+        """1 at positions after the caption, whatever the tokenizer puts before and behind it."""
+        heads = self.tokenizer([f"{caption}\n" for caption in captions])["input_ids"]
+        pairs = zip(heads, ids.tolist(), strict=True)
+        lengths = torch.tensor([_common(head, row) for head, row in pairs]).unsqueeze(1)
+        return (torch.arange(ids.shape[1]) >= lengths).to(ids.dtype)
 
 
 def _text_model(folder: Path, hardware: Hardware) -> Any:
