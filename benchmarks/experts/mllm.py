@@ -8,12 +8,11 @@ the three. Every step writes its folder whole, so a run that was interrupted goe
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from domains import test_sets
+from domains import once, test_sets
 from systems import MASK_FER, Bench, mask_fer_config
 from table import EXPERT, FUSED, MODEL, from_eval, write_answers
 
@@ -90,7 +89,7 @@ class Joined:
     def questions(self, name: str) -> Path:
         """The faces of a set with questions about them, by the embedded recipe."""
         root = f"sources.0.root={(self.bench.root / name).resolve()}"
-        return _once(
+        return once(
             self.questions_root / name, lambda out: build("embedded", out, [root], self.progress)
         )
 
@@ -104,7 +103,7 @@ class Joined:
             config = mask_fer_config(self.bench, self.seed, out, MASK_FER["patch_head"])
             train_mask_fer(config, self.progress, self.bench.cache)
 
-        return _once(self.joined / "expert", make)
+        return once(self.joined / "expert", make)
 
     def stage(self, out: Path, number: int, before: Path | None, changes: Sequence[str]) -> Path:
         """One stage on the source's train split from the shipped embedded config."""
@@ -118,7 +117,7 @@ class Joined:
             train(f"embedded/{kind}", [*settings, f"out={out}"], self.progress)
             release_memory()
 
-        return _once(out, make)
+        return once(out, make)
 
     def model(self, way: str) -> Path:
         """Stage 3 with an expert in one of the ways; stages 1 and 2 are those of all."""
@@ -146,7 +145,7 @@ class Joined:
 
     def verdicts(self) -> Path:
         """Of each training face, by an expert that was trained without the subject."""
-        return _once(
+        return once(
             self.joined / "verdicts.parquet",
             lambda out: out_of_fold(
                 self.expert, self.questions("source"), out, self.budget.folds, self.progress,
@@ -157,7 +156,7 @@ class Joined:
     def fused(self, way: str) -> Path:
         """The same model with late fusion, fitted on the source's val split."""
         expert = self.expert if way == "alone" else None
-        return _once(
+        return once(
             self.joined / f"fused_{way}",
             lambda out: fuse(
                 self.model(way), self.questions("source"), out, expert, progress=self.progress
@@ -176,7 +175,7 @@ class Joined:
             )  # fmt: skip
             release_memory()
 
-        return _once(self.joined / "eval" / way / test, make) / "predictions.parquet"
+        return once(self.joined / "eval" / way / test, make) / "predictions.parquet"
 
     def measure(self, ways: Sequence[str], sets: Sequence[str]) -> None:
         """Put model, fusion and the joined expert alone in the table."""
@@ -201,13 +200,3 @@ def reads_labels(expert: Path) -> bool:
 def all_sets(root: Path) -> list[str]:
     """The source's val split and every test set of a folder."""
     return [*SETS, *test_sets(root)]
-
-
-def _once(out: Path, make: Callable[[Path], object]) -> Path:
-    """Make a file or folder unless it is there; what a broken run left is taken away first."""
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(out.with_name(f"{out.name}.run"), ignore_errors=True)
-        print(f"{out.parent.name}/{out.name} ...", flush=True)
-        make(out)
-    return out

@@ -3,7 +3,7 @@ chosen on the source's val split, and answers every test set with class log-prob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,14 @@ import numpy as np
 import torch
 from actions import rows_of_ids
 from domains import classes_of, test_sets
+from exp_clip_heads import (
+    PROMPTS,
+    chosen_head,
+    converged_head,
+    exp_clip_head,
+    mean_recall,
+    untrained,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -22,11 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from face_mllm.configio import load_yaml_model
-from face_mllm.experts.exp_clip.config import ExpClipConfig, TeacherConfig
-from face_mllm.experts.exp_clip.faces import UnlabelledFaces, teacher_features
-from face_mllm.experts.exp_clip.fit import fit
 from face_mllm.experts.exp_clip.head import ExpClipHead
-from face_mllm.experts.exp_clip.teachers import load_teacher
 from face_mllm.experts.exp_clip.zero_shot import prompt_features, zero_shot
 from face_mllm.experts.mask_fer.backbone import PatchHeadMask
 from face_mllm.experts.mask_fer.config import MaskFerConfig
@@ -35,13 +39,12 @@ from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.train import train_mask_fer
 from face_mllm.features import FrozenClip
-from face_mllm.hardware import best_device, for_precision
+from face_mllm.hardware import best_device
 from face_mllm.references import resolve
 
 Answers = dict[str, torch.Tensor]  # test set -> log-probabilities [N, classes]
 PROBE_C = (0.001, 0.01, 0.1, 1.0, 10.0)
 INSIDE_C = 0.01
-PROMPTS = (1, 2, 3, 4, 5)
 
 
 @dataclass
@@ -125,6 +128,7 @@ def systems(bench: Bench) -> dict[str, tuple[Callable[..., Answers], bool]]:
         if bench.settings.get("teacher"):
             found[f"exp_clip/prompt{kind}"] = (_zero_shot(kind, exp_clip_head), True)
             found[f"exp_clip-fast/prompt{kind}"] = (_zero_shot(kind, converged_head), True)
+            found[f"exp_clip-val/prompt{kind}"] = (_zero_shot(kind, chosen_head), True)
     for name, changes in MASK_FER.items():
         found[f"mask_fer/{name}"] = (_mask_fer(changes), True)
     return found
@@ -225,10 +229,6 @@ def _fine_tuned(
         return {n: head(given(n)).log_softmax(-1) for n in ["val", *bench.tests]}
 
 
-def mean_recall(guess: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([(guess[truth == k] == k).mean() for k in np.unique(truth)]))
-
-
 def _zero_shot(kind: int, make: Callable[[Bench, int], ExpClipHead] | None) -> Any:
     def answers(bench: Bench, seed: int) -> Answers:
         head = make(bench, seed) if make else nn.Identity()
@@ -240,70 +240,6 @@ def _zero_shot(kind: int, make: Callable[[Bench, int], ExpClipHead] | None) -> A
         }
 
     return answers
-
-
-_HEADS: dict[tuple[int, float], ExpClipHead] = {}
-_TARGETS: list[torch.Tensor] = []
-
-
-def untrained(bench: Bench, seed: int) -> ExpClipHead:
-    return ExpClipHead(bench.clip.width, teacher_target(bench).shape[1], seed)
-
-
-def exp_clip_head(bench: Bench, seed: int) -> ExpClipHead:
-    """The head of a seed, trained once for all prompt types on faces without labels."""
-    return _head(bench, exp_clip_config(bench, seed))
-
-
-def converged_head(bench: Bench, seed: int) -> ExpClipHead:
-    """The same at fifty times the paper's rate: its head stops far from converged."""
-    return _head(bench, exp_clip_config(bench, seed).model_copy(update={"learning_rate": 0.05}))
-
-
-def _head(bench: Bench, config: ExpClipConfig) -> ExpClipHead:
-    key = (config.seed, config.learning_rate)
-    if key not in _HEADS:
-        fitted = fit(bench.features("train"), teacher_target(bench), bench.clip.logit_scale, config)
-        print(f"head, rate {config.learning_rate}: {fitted.curve[0]} -> {fitted.curve[-1]}")
-        _HEADS[key] = fitted.head
-    return _HEADS[key]
-
-
-def teacher_target(bench: Bench) -> torch.Tensor:
-    if not bench.settings.get("teacher"):  # a width for the control
-        return torch.empty(0, 4 * bench.clip.width)
-    if not _TARGETS:
-        teacher = load_teacher(exp_clip_config(bench, 0).teacher, for_precision("auto"))
-        faces = _Unlabelled(bench.sets["train"])
-        _TARGETS.append(teacher_features(teacher, faces, bench.cache, _quiet))
-    return _TARGETS[0]
-
-
-class _Unlabelled(UnlabelledFaces):
-    """Faces of a set as Exp-CLIP reads them."""
-
-    def __init__(self, faces: ExpressionFaces) -> None:
-        self.faces, self.count = faces, len(faces)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.faces)
-
-
-def exp_clip_config(bench: Bench, seed: int) -> ExpClipConfig:
-    """The paper's settings and its number of steps, whatever the number of faces."""
-    train = len(bench.sets["train"])
-    batch = min(512, train)
-    steps = bench.settings.get("head_steps", 475)
-    kind = "artifact" if Path(bench.settings["teacher"]).is_dir() else "blip2"
-    return ExpClipConfig(
-        data=(bench.root,),
-        out=bench.root,
-        clip=bench.clip_name,
-        teacher=TeacherConfig(kind=kind, model=str(bench.settings["teacher"])),
-        seed=seed,
-        epochs=-(-steps // (train // batch)),
-        batch_size=batch,
-    )
 
 
 # mask-FER and what it is made of; the paper's ablation takes the extra losses away
