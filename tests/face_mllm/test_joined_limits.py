@@ -29,6 +29,7 @@ from face_mllm.compose import Bases
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
 from face_mllm.experts.joined import expert as experts
+from face_mllm.experts.joined import out_of_fold
 from face_mllm.experts.joined.expert import open_expert
 from face_mllm.experts.joined.fuse import fuse
 from face_mllm.experts.joined.settings import ExpertBase
@@ -178,6 +179,13 @@ def test_verdicts_of_an_exp_clip_need_no_folds(place, tmp_path, capsys):
     assert main(["mask-fer", "verdicts", *given]) == 2
     assert "reads no label" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+def test_folds_that_cannot_be_are_said_before_any_is_trained(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(out_of_fold, "_trained", lambda *_: pytest.fail("trained"))
+    with pytest.raises(UserError, match="no labelled face"):
+        out_of_fold.out_of_fold(place / "mask_fer", place / "data", tmp_path / "v.parquet", 40)
+    assert not (tmp_path / "v.parquet").exists()
 
 
 def test_faces_are_looked_at_only_where_the_model_is_told_of_them(run, place, looks, tmp_path):
