@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 
@@ -21,23 +20,19 @@ from joined_faces import (
 from test_train import LORA, stage
 
 from data_pipeline.records import FaceRecord, load_split
-from face_mllm.artifact import Artifact, read_artifact
+from face_mllm.artifact import read_artifact
 from face_mllm.chat import FaceMLLM
 from face_mllm.checkpoints import read_progress
 from face_mllm.cli import main
-from face_mllm.compose import Bases
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
 from face_mllm.experts.joined import expert as experts
 from face_mllm.experts.joined import out_of_fold
 from face_mllm.experts.joined.expert import open_expert
 from face_mllm.experts.joined.fuse import fuse
-from face_mllm.experts.joined.settings import ExpertBase
 from face_mllm.experts.joined.verdict import write_verdicts
-from face_mllm.llava import left_behind
 from face_mllm.scoring import LikelihoodScorer
 from face_mllm.train import run_folder, train
-from face_mllm.validate import validate
 
 
 @pytest.fixture(scope="module")
@@ -316,30 +311,6 @@ def test_settings_that_would_do_nothing_are_refused(run, place, given, words):
         run("x", expert={"model": str(place / "mask_fer"), **given})
 
 
-def test_a_released_checkpoint_becomes_an_expert_to_be_joined(place, tmp_path, capsys):
-    from safetensors.torch import load_file
-
-    from face_mllm.experts.exp_clip.artifact import load_exp_clip
-
-    weight = load_file(place / "exp_clip" / "exp_clip.safetensors")["mlp.weight"]
-    path, out = tmp_path / "ExpCLIP.pth", tmp_path / "adopted"
-    torch.save({"state_dict": {"module.mlp.weight": weight}}, path)
-    given = ["--model", str(path), "--clip", str(place / "text_clip"), "--out", str(out)]
-    assert main(["exp-clip", "adopt", *given]) == 0
-    face = FaceRecord.from_row(load_split(place / "data", "test")[0]).open_image()
-    alone = load_exp_clip(path, str(place / "text_clip"))
-    torch.testing.assert_close(
-        open_expert(out).log_probabilities([face]), alone.log_probabilities([face])
-    )
-    torch.testing.assert_close(open_expert(out).look([face]).vectors, alone.vectors([face]))
-    assert main(["exp-clip", "adopt", *given]) == 2  # in use
-    torch.save({"mlp.weight": weight[:, :5]}, path)
-    given[-1] = str(tmp_path / "narrow")
-    assert main(["exp-clip", "adopt", *given]) == 2
-    assert "5 numbers" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "narrow").exists()
-
-
 def test_a_token_keeps_the_width_it_was_made_with(run, place):
     first = run("s1", expert={"model": str(place / "mask_fer"), "token": True, "hidden": 12})
     with pytest.raises(UserError, match=r"expert\.hidden: 24.*12"):
@@ -383,19 +354,3 @@ def test_two_experts_that_answer_differently_share_no_cached_answer(place, tmp_p
     face = FaceRecord.from_row(load_split(place / "data", "test")[0]).open_image()
     assert not torch.allclose(one.log_probabilities([face]), two.log_probabilities([face]))
     assert one.identity() != two.identity()
-
-
-def test_llavas_note_tells_of_what_there_was():
-    base = ExpertBase("exp_clip", "there", text=True)
-    artifact = Artifact(Bases("v", "l"), expert=base)
-    assert "verdict before each question" in left_behind(artifact)
-    assert "fusion" not in left_behind(artifact)
-    fused = dataclasses.replace(artifact, expert=ExpertBase("exp_clip", "there", fusion=True))
-    assert left_behind(fused) == "late fusion and calibration stay behind"
-
-
-def test_the_pre_flight_names_the_clip_and_the_classes(written, place, capsys):
-    validate(written(expert={"model": str(place / "exp_clip"), "token": True, "classes": 8}))
-    said = " ".join(capsys.readouterr().err.split())
-    assert "8 classes" in said
-    assert "text_clip" in said
