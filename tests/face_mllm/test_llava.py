@@ -1,5 +1,6 @@
 """Export to LLaVA's format: stock transformers loads it and says the same."""
 
+import dataclasses
 import json
 import shutil
 
@@ -18,11 +19,13 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from face_mllm.artifact import load_artifact
+from face_mllm.artifact import Artifact, load_artifact
 from face_mllm.cli import main
+from face_mllm.compose import Bases
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.expert import open_expert
-from face_mllm.llava import export_llava
+from face_mllm.experts.joined.settings import ExpertBase
+from face_mllm.llava import export_llava, left_behind
 from face_mllm.scoring import LikelihoodScorer
 from face_mllm.train import train
 
@@ -157,3 +160,12 @@ def test_a_stage_with_words_answers_the_same_in_stock_classes_with_them_in_the_p
     found = {"Image": Image}
     exec(snippet.replace("face.jpg", str(tmp_path / "face.png")), found)
     assert found["words"] == words
+
+
+def test_llavas_note_tells_of_what_there_was():
+    base = ExpertBase("exp_clip", "there", text=True)
+    artifact = Artifact(Bases("v", "l"), expert=base)
+    assert "verdict before each question" in left_behind(artifact)
+    assert "fusion" not in left_behind(artifact)
+    fused = dataclasses.replace(artifact, expert=ExpertBase("exp_clip", "there", fusion=True))
+    assert left_behind(fused) == "late fusion and calibration stay behind"

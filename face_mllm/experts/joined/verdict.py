@@ -59,6 +59,9 @@ class Verdicts:
     """
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        remedy = "set expert.verdicts to a file of `face-mllm mask-fer verdicts`, or to auto"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of verdicts", remedy)
         try:
             table = pq.read_table(path)
             known = json.loads((table.schema.metadata or {})[ABOUT])["classes"]
@@ -67,10 +70,7 @@ class Verdicts:
             if known == list(classes) and logs.shape != (len(names), len(known)):
                 raise ValueError(f"not {len(known)} numbers a face")
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: not a file of verdicts ({brief(error)})",
-                "set expert.verdicts to a file of `face-mllm mask-fer verdicts`, or to auto",
-            ) from error
+            raise UserError(f"{path}: not a file of verdicts ({brief(error)})", remedy) from error
         if known != list(classes):
             raise UserError(
                 f"{path}: verdicts on {known}, the expert knows {list(classes)}",
