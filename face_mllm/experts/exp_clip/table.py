@@ -38,7 +38,7 @@ def show(found: dict[str, Any]) -> None:
     for column in ("prompts", "n", "CLIP", "up-sampled", "Exp-CLIP", "gain"):
         table.add_column(column, justify="right")
     if protocols:
-        table.add_column("protocol")
+        table.add_column("protocol", overflow="fold")
     for entry in entries:
         protocol, prompts, n, _, clip, upsampled, ours, gain = cells(entry)
         plain = (each.partition(" (")[0] for each in (clip, upsampled))
