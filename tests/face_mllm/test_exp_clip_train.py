@@ -182,6 +182,17 @@ def test_the_same_run_again_gives_the_same_weights(place, expert):
         train_exp_clip(settings(place, "again"), lambda *_: None)
 
 
+def test_a_teacher_whose_features_are_kept_is_not_loaded_again(place, expert, monkeypatch):
+    from face_mllm.experts.exp_clip import teachers
+
+    def never(*_):
+        raise AssertionError("loaded a teacher for nothing")
+
+    monkeypatch.setattr(teachers, "_text_model", never)
+    once_more = train_exp_clip(settings(place, "once_more"), quiet)
+    assert torch.equal(*(load_exp_clip(each).head.mlp.weight for each in (expert, once_more)))
+
+
 def test_either_expert_loads_behind_one_interface(place, expert, tmp_path):
     loaded = load_expert(expert)
     faces = [FaceRecord.from_row(row) for row in load_split(place / "data", "test")]
@@ -341,6 +352,7 @@ def test_the_verbs(place, tmp_path, capsys):
     found = json.loads((tmp_path / "measured" / "results.json").read_text())
     assert found["ensemble"] == "embeddings"
     assert {entry["prompt_type"] for entry in found["results"]} == {1, 4}
+    assert "toy/a: zero-shot expression, 7 classes" in " ".join(capsys.readouterr().err.split())
     for bad in (["--prompt-types", "6"], ["--mean-of", "modes"]):
         assert main([*words, *bad]) == 2
     assert " -> " in capsys.readouterr().err

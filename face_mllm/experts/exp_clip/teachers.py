@@ -1,12 +1,14 @@
 """Teachers: frozen models that say in one vector what an instruction makes of a face.
 
 Each turns N faces into (N, D), the plain mean of last hidden states over the positions its kind
-calls for. Nothing is decoded and nothing is trained.
+calls for. Nothing is decoded and nothing is trained. BLIP-2 and text teachers are not even loaded
+where all features are kept already: a head trains again without the memory of its teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,7 @@ from transformers import AutoConfig, AutoModel, Blip2ForConditionalGeneration
 
 from face_mllm.artifact import load_artifact
 from face_mllm.compose import folder_fingerprint
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.experts.exp_clip.config import TeacherConfig
 from face_mllm.features import squash
 from face_mllm.hardware import Hardware
@@ -72,12 +74,17 @@ class Blip2Teacher:
     ) -> None:
         folder = resolve(config.model)
         self.batch, self.device, self.paper = config.batch_size, hardware.device, paper_preprocess
-        self.whole = config.pool != "instruction"
-        self.model = _blip2(folder, hardware)
+        self.whole, self.folder, self.hardware = config.pool != "instruction", folder, hardware
+        _check_t5(folder)
         self.processor = load_image_processor(folder)
         ids = load_tokenizer(folder)(config.instruction, return_tensors="pt")["input_ids"]
         self.ids = ids.to(self.device)
         self.identity = _identity(config, folder, hardware) | {"paper_preprocess": paper_preprocess}
+
+    @cached_property
+    def model(self) -> Any:
+        """Loaded for the first face whose feature is not kept yet."""
+        return _blip2(self.folder, self.hardware)
 
     def features(self, faces: Sequence[Image.Image]) -> torch.Tensor:
         """Mean over query and instruction positions, (N, D)."""
@@ -96,14 +103,21 @@ class Blip2Teacher:
         return pooled.float().mean(1).cpu()
 
 
-def _blip2(folder: Path, hardware: Hardware) -> Any:
+def _check_t5(folder: Path) -> None:
+    """Refuse another model, or a BLIP-2 around a decoder, by its configuration alone."""
     try:
         kind = AutoConfig.from_pretrained(folder)
-        if kind.model_type != "blip-2" or kind.use_decoder_only_language_model:
-            raise UserError(
-                f"{folder}: no BLIP-2 with an encoder (T5) inside",
-                "give Salesforce/blip2-flan-t5-xl or -xxl, or choose teacher.kind: artifact",
-            )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no model ({brief(error)})", "check the path") from error
+    if kind.model_type != "blip-2" or kind.use_decoder_only_language_model:
+        raise UserError(
+            f"{folder}: no BLIP-2 with an encoder (T5) inside",
+            "give Salesforce/blip2-flan-t5-xl or -xxl, or choose teacher.kind: artifact",
+        )
+
+
+def _blip2(folder: Path, hardware: Hardware) -> Any:
+    try:
         model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=hardware.torch_dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -192,12 +206,17 @@ class TextTeacher:
     def __init__(self, config: TeacherConfig, hardware: Hardware) -> None:
         folder = resolve(config.model)
         self.config, self.device = config, hardware.device
-        self.model, self.tokenizer = _text_model(folder, hardware), load_tokenizer(folder)
+        self.folder, self.hardware, self.tokenizer = folder, hardware, load_tokenizer(folder)
         self.whole = config.pool == "all" or (config.pool == "auto" and not _is_causal(folder))
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.identity = _identity(config, folder, hardware)
+
+    @cached_property
+    def model(self) -> Any:
+        """Loaded for the first caption whose feature is not kept yet."""
+        return _text_model(self.folder, self.hardware)
 
     def features(self, faces: Sequence[str]) -> torch.Tensor:
         """Mean over the positions of caption and instruction, or of the instruction, (N, D)."""
