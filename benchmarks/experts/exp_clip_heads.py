@@ -58,7 +58,9 @@ def chosen_head(bench: Bench, seed: int) -> ExpClipHead:
         head = _head(bench, config)
         guesses = [zero_shot(head, val, words, scale).argmax(-1).numpy() for words in texts]
         tried.append((np.mean([mean_recall(guess, answers) for guess in guesses]), head))
-    return max(tried, key=lambda pair: pair[0])[1]
+    best = max(range(len(tried)), key=lambda place: tried[place][0])
+    print(f"seed {seed}: rate and steps {RECIPES[best]} by val", flush=True)
+    return tried[best][1]
 
 
 def _head(bench: Bench, config: ExpClipConfig) -> ExpClipHead:
