@@ -27,7 +27,7 @@ from data_pipeline.protocols import Protocol
 from data_pipeline.questions.question_set import Grids, QuestionSet, shipped_templates
 from data_pipeline.reencode import Reencode
 from data_pipeline.sources import Source, SourceOptions, get_source
-from face_mllm.configio import load_yaml_model, validate_model
+from face_mllm.configio import find_config, load_yaml_model, shipped_configs, validate_model
 from face_mllm.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -169,7 +169,8 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Load
     """Read a recipe file or a shipped one (``embedded``) and check all it names.
 
     Args:
-        path_or_name: YAML file, or the name of a file in ``data_pipeline/recipes``.
+        path_or_name: YAML file, or the name of one in ``data_pipeline/recipes`` (``embedded``) or
+            among the stage configs (``experts/data/rafdb``).
         overrides: ``key=value`` strings, such as ``sources.0.root=faces``.
 
     Raises:
@@ -187,9 +188,12 @@ def _find(path_or_name: str | Path) -> Path:
     shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if str(path_or_name) in shipped:
         return RECIPES / f"{path_or_name}.yaml"
-    raise UserError(
-        f"{path_or_name}: no such recipe", f"give a YAML file or one of {', '.join(shipped)}"
-    )
+    beside = [name for name in shipped_configs() if "/data/" in name]  # what stages are made of
+    named = str(path_or_name).removeprefix("stage_configs/").removesuffix(".yaml")
+    if named in beside:
+        return find_config(named)
+    known = ", ".join([*shipped, *beside])
+    raise UserError(f"{path_or_name}: no such recipe", f"give a YAML file or one of {known}")
 
 
 def _question_set(recipe: Recipe, path: Path) -> QuestionSet:

@@ -296,10 +296,9 @@ def load_split(root: Path | str, split: str) -> datasets.Dataset:
         UserError: when the folder holds no shards of that split, or damaged ones.
     """
     shards = shards_of(root, split)
-    count_faces(root, split)  # a file that is no shard is named before the library meets it
-    if not shards:
+    if not count_faces(root, split):  # which names a file that is no shard
         raise UserError(
-            f"{root}: no {split}-*.parquet",
+            f"{root}: no {split}-*.parquet" + (" with a face in it" if shards else ""),
             "build it with `face-mllm data build RECIPE.yaml --out DIR`",
         )
     try:
@@ -381,11 +380,14 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
     """Read ``manifest.json`` of a built dataset."""
     path = Path(root) / "manifest.json"
     try:
-        return json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: not found; {root} is not a built dataset",
             "build it with `face-mllm data build RECIPE.yaml --out DIR`",
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no json, or no text at all
         raise UserError(f"{path}: not valid json ({error})", "build the dataset again") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: no keys with values inside", "build the dataset again")
+    return manifest

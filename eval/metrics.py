@@ -164,3 +164,20 @@ def interval(values: Array, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def calibration_error(chance: Array, right: NDArray[np.bool_], bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599), bins of equal width.
+
+    Args:
+        chance: [N] probability of each answer, 0 to 1.
+        right: [N] whether it was right.
+        bins: in how many the chances are put.
+
+    Returns:
+        Mean over the answers of how far the share of right ones in its bin is from their mean
+        chance.
+    """
+    at = np.minimum((chance * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(at, weights=chance - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(chance))

@@ -107,12 +107,13 @@ class FaceMLLM:
                 "train on a dataset built with `face-mllm data build`",
             )
         asked = [(entry["question"], entry["choices"]) for entry in self.questions]
-        rows = self.scorer.score(picture(image), asked)
+        image = picture(image)
+        rows = self.scorer.score(image, asked)
         out: dict[str, Any] = {}
         for entry, row in zip(self.questions, rows, strict=True):
             _enter(out, entry, normalise(row))
             if entry["task"] == "expression" and entry["name"] == "all" and self.scorer.fusion:
-                out["expert"] = self.second_opinion(picture(image), entry["choices"], row)
+                out["expert"] = self.second_opinion(image, entry["choices"], row)
         return out
 
     def second_opinion(

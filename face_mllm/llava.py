@@ -21,6 +21,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 from data_pipeline.records import whole_folder
 from face_mllm.artifact import Artifact, read_artifact
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.settings import ExpertBase
 from face_mllm.export import DTYPES, merge
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.heads import logit_scaling
@@ -225,11 +226,34 @@ def llava_processor(
 
 def left_behind(artifact: Artifact) -> str:
     """What of an expert does not travel."""
-    words = "late fusion and calibration stay behind"
+    words = []
+    if artifact.expert and artifact.expert.fusion:
+        words.append("late fusion and calibration stay behind")
     if artifact.expert and artifact.expert.text:
-        words += "; it was trained with the expert's verdict before each question, which the caller"
-        words += " must put there (README.md)"
-    return words
+        words.append(
+            "the model was trained with its verdict before each question, which the caller must "
+            "put there (README.md)"
+        )
+    return "; ".join(words)
+
+
+def words_of(expert: ExpertBase) -> list[str]:
+    """How a caller gets the verdict that stands before each question, where there was one."""
+    if not expert.text:
+        return []
+    ways = f"text=True, most={expert.most}"
+    if expert.kind == "exp_clip":
+        ways += f", prompt_type={expert.prompt_type}, classes={expert.classes}"
+    return [
+        "It comes from the artifact's folder `expert`:",
+        "",
+        "```python",
+        "from face_mllm.experts.joined.expert import open_expert",
+        "",
+        f'expert = open_expert("ARTIFACT/expert", {ways})',
+        '_, (words,) = expert.view([Image.open("face.jpg").convert("RGB")])',
+        "```",
+    ]
 
 
 def card(artifact: Artifact, processor: FaceProcessor) -> str:
@@ -267,7 +291,7 @@ def card(artifact: Artifact, processor: FaceProcessor) -> str:
         "",
     ]
     if artifact.expert:
-        lines += [f"Of the expert: {left_behind(artifact)}.", ""]
+        lines += [f"Of the expert: {left_behind(artifact)}.", *words_of(artifact.expert), ""]
     lines += [
         "Estimates about a face are not facts about a person: do not use them to identify, hire,",
         "police or diagnose anyone.",

@@ -159,8 +159,14 @@ def check_paths(config: StageConfig) -> None:
     manifest = read_manifest(config.data)
     if not any(config.data.glob("train-*.parquet")):
         raise UserError(f"{config.data}: no train split", "build the dataset with one")
-    if config.init_from is not None:
-        check_held_out(config, read_artifact(config.init_from), manifest)
+    previous = read_artifact(config.init_from) if config.init_from else None
+    if previous is not None:
+        check_held_out(config, previous, manifest)
+    inherited = previous.expert if previous else None
+    if config.expert or inherited:
+        from face_mllm.experts.joined.join import stage_expert
+
+        stage_expert(config.expert, inherited, config.init_from, config.data)
 
 
 def check_held_out(config: StageConfig, previous: Artifact, manifest: dict[str, Any]) -> None:
@@ -309,7 +315,7 @@ def build_trainer(
         artifact=artifact,
         part_rates=config.part_rates() | expert_rates(config.expert, config.learning_rate),
         update=config.optimizer,
-        order=data_order(config),
+        order=data_order(config) | (rows.expert.order() if rows.expert else {}),
         bf16=hardware.autocast,
         meter=RunMeter.from_stage(config, hardware, model, rows.tasks),
         rows_per_pass=config.rows_per_pass,

@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 
 from data_pipeline.records import read_manifest
-from face_mllm.artifact import read_artifact
 from face_mllm.cluster import check_launch
 from face_mllm.config import StageConfig
 from face_mllm.configio import find_config, load_yaml_model
@@ -66,7 +65,7 @@ def validate(
     """
     kind = config_kind(config)
     if kind != "mllm":
-        validate_other(kind, config, overrides)
+        validate_other(kind, config, overrides, meta)
         return
     stage = load_yaml_model(config, StageConfig, overrides)
     passed("keys and types")
@@ -99,7 +98,9 @@ def validate(
     print_here(stage, sheet, seconds)
 
 
-def validate_other(kind: Kind, config: str | Path, overrides: Sequence[str]) -> None:
+def validate_other(
+    kind: Kind, config: str | Path, overrides: Sequence[str], meta: bool = False
+) -> None:
     """Check a config that trains something else: face-clip or an expert."""
     if kind == "face_clip":
         from face_mllm.face_clip.config import FaceClipConfig
@@ -112,14 +113,14 @@ def validate_other(kind: Kind, config: str | Path, overrides: Sequence[str]) -> 
 
         expert = load_yaml_model(config, MaskFerConfig, overrides)
         passed("keys and types")
-        preflight(expert, passed, skipped)
+        preflight(expert, passed, skipped, meta)
     else:
         from face_mllm.experts.exp_clip.config import ExpClipConfig
         from face_mllm.experts.exp_clip.preflight import preflight as preflight_head
 
         head = load_yaml_model(config, ExpClipConfig, overrides)
         passed("keys and types")
-        preflight_head(head, passed, skipped)
+        preflight_head(head, passed, skipped, meta)
 
 
 def passed(what: str) -> None:
@@ -188,11 +189,6 @@ def on_paper(stage: StageConfig, siblings: Path, meta: bool) -> Sheet:
 def check_inputs(stage: StageConfig) -> None:
     """Data, earlier artifact and expert are there, and the expert may say what it is asked to."""
     check_paths(stage)
-    before = read_artifact(stage.init_from).expert if stage.init_from else None
-    if stage.expert is not None or before is not None:
-        from face_mllm.experts.joined.join import stage_expert
-
-        stage_expert(stage.expert, before, stage.init_from, stage.data)
     passed(f"paths; data holds {sum(split_counts(stage).values()):,} faces")
 
 

@@ -109,6 +109,8 @@ def test_answers_of_an_evaluation_are_put_in_the_order_of_the_classes(tmp_path):
     assert np.stack(fused["log_likelihoods"]).tolist() == [[-2.0, -1.0], [-0.5, -3.0]]
     with pytest.raises(UserError, match=r"generate.*expert, late_fusion, likelihood"):
         room.from_eval(path, CLASSES, "generate")
+    with pytest.raises(UserError, match="faces of happiness"):
+        room.from_eval(path, ("neutral", "anger"))
 
 
 def test_each_way_of_joining_has_its_row_beside_the_experts_own(root):

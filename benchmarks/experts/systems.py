@@ -251,6 +251,9 @@ MASK_FER: dict[str, list[str]] = {
 for _kind in ("patch_head", "resnet"):
     MASK_FER[f"{_kind}-mask-only"] = [*MASK_FER[_kind], "loss.separation=0", "loss.diversity=0"]
     MASK_FER[f"{_kind}-no-diversity"] = [*MASK_FER[_kind], "loss.diversity=0"]
+# the recipe's 12 falling epochs are few steps on few faces: trained as the other heads are
+for _kind in ("none", "patch_head", "patch_head-mask-only"):
+    MASK_FER[f"{_kind}-long"] = [*MASK_FER[_kind], "epochs=60", "learning_rate=1e-3", "gamma=1"]
 
 
 def _mask_fer(changes: list[str]) -> Any:

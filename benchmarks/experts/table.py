@@ -60,7 +60,7 @@ def from_eval(path: Path, classes: tuple[str, ...], scorer: str = MODEL) -> pd.D
         scorer: whose answers: ``likelihood`` (the model), ``late_fusion`` or ``expert``.
 
     Raises:
-        UserError: the evaluation has no likelihoods of that scorer.
+        UserError: the evaluation has no likelihoods of that scorer, or faces of other classes.
     """
     rows = pd.read_parquet(path)
     rows = rows[(rows["task"] == "expression") & (rows["kind"] == "classes")]
@@ -75,10 +75,14 @@ def from_eval(path: Path, classes: tuple[str, ...], scorer: str = MODEL) -> pd.D
         np.array([dict(zip(choices, values, strict=True)).get(name, -np.inf) for name in classes])
         for choices, values in zip(rows["choices"], rows["log_likelihoods"], strict=True)
     ]
-    truth = [
-        classes.index(choices[int(place)])
-        for choices, place in zip(rows["choices"], rows["truth"], strict=True)
-    ]
+    words = [choices[int(at)] for choices, at in zip(rows["choices"], rows["truth"], strict=True)]
+    foreign = sorted(set(words) - set(classes))
+    if foreign:
+        raise UserError(
+            f"{path}: faces of {', '.join(foreign)}, which is no class of this table",
+            "evaluate on the faces of this benchmark",
+        )
+    truth = [classes.index(word) for word in words]
     return pd.DataFrame(
         {"id": rows["id"], "subject": rows["subject"], "truth": truth, "log_likelihoods": logs}
     )

@@ -1,4 +1,4 @@
-"""Expression words: eight canonical nouns and the spellings datasets use for them.
+"""Expression words: eight canonical nouns, three rare ones, and the spellings datasets use.
 
 Numbers never travel between datasets (four different orders of the same seven words are in use);
 every reader converts its codes to these words.
@@ -24,6 +24,9 @@ EXPRESSIONS: tuple[str, ...] = (
 
 BASIC7: tuple[str, ...] = EXPRESSIONS[:7]
 """Ekman's six and neutral: the classes of RAF-DB, FER2013, SFEW and most protocols."""
+
+OTHER_EXPRESSIONS: tuple[str, ...] = ("anxiety", "helplessness", "disappointment")
+"""MAFW's three beyond the eight (Liu et al. 2022): labels, and classes where they are asked for."""
 
 CLASS_SETS: dict[str, tuple[str, ...]] = {"basic7": BASIC7, "canonical8": EXPRESSIONS}
 """Named class sets a question set or a recipe may ask for."""
@@ -52,6 +55,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "disgust": ("disgusted", "disgustedly"),
     "anger": ("angry", "angrily"),
     "contempt": ("contemptuous", "disdain", "contemptuously"),
+    "anxiety": ("anxious", "anxiously"),
+    "helplessness": ("helpless", "helplessly"),
+    "disappointment": ("disappointed", "disappointedly"),
 }
 """Other spellings of each canonical word; no word stands in two rows."""
 
@@ -64,10 +70,15 @@ ADJECTIVES: dict[str, str] = {
     "disgust": "disgusted",
     "anger": "angry",
     "contempt": "contemptuous",
+    "anxiety": "anxious",
+    "helplessness": "helpless",
+    "disappointment": "disappointed",
 }
 """How a face is called that shows it."""
 
-SPELLINGS: dict[str, str] = {word: name for name in EXPRESSIONS for word in (name, *SYNONYMS[name])}
+SPELLINGS: dict[str, str] = {
+    word: name for name in (*EXPRESSIONS, *OTHER_EXPRESSIONS) for word in (name, *SYNONYMS[name])
+}
 """Every known spelling -> canonical word."""
 
 

@@ -9,7 +9,11 @@ from typing import Any
 from data_pipeline.labels.action_units import SIDES, parse_action_unit
 from data_pipeline.labels.ages import band_limits, canonical_band
 from data_pipeline.labels.attributes import snake_case
-from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, EXPRESSIONS
+from data_pipeline.labels.expressions import (
+    COMPOUND_EXPRESSIONS,
+    EXPRESSIONS,
+    OTHER_EXPRESSIONS,
+)
 from face_mllm.errors import UserError
 
 GENDERS = ("male", "female")
@@ -142,7 +146,7 @@ def _anything(value: Any) -> Iterator[str]:
 
 
 _CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
-    "expression": _word(EXPRESSIONS),
+    "expression": _word((*EXPRESSIONS, *OTHER_EXPRESSIONS)),
     "expression_votes": _votes,
     "compound_expression": _word(COMPOUND_EXPRESSIONS),
     "action_units": _mapping(_action_unit),

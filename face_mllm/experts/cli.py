@@ -64,9 +64,7 @@ def evaluate_exp_clip(
     mean_of: Annotated[
         str, typer.Option("--mean-of", help="Ensembles: mean of logits or of embeddings.")
     ] = "logits",
-    classes: Annotated[
-        int, typer.Option("--classes", min=0, max=11, help="7, 8 or 11; 0 looks at the data.")
-    ] = 0,
+    classes: Annotated[int, typer.Option("--classes", help="7, 8 or 11; 0 looks at the data.")] = 0,
     clips: Annotated[
         bool, typer.Option("--clips", help="A subject's faces are frames of one clip.")
     ] = False,
@@ -88,6 +86,8 @@ def evaluate_exp_clip(
         raise UserError(f"--prompt-types {prompt_types}", "give some of 1,2,3,4,5")
     if mean_of not in ("logits", "embeddings"):
         raise UserError(f"--mean-of {mean_of}", "choose logits or embeddings")
+    if classes not in (0, 7, 8, 11):
+        raise UserError(f"--classes {classes}", "choose 7, 8 or 11, or 0 to look at the data")
     if short_clips not in ("all", "first"):
         raise UserError(f"--short-clips {short_clips}", "choose all or first")
     quiet_libraries()
@@ -96,7 +96,7 @@ def evaluate_exp_clip(
 
     chosen: Any = mean_of
     short: Any = short_clips
-    types = tuple(int(kind) for kind in kinds)
+    types = tuple(sorted({int(kind) for kind in kinds}))
     asked = Asked(split, classes, types, chosen, clips, short, limit, seed)
     with terminal_progress("exp-clip") as progress:
         found = evaluate(
@@ -110,6 +110,22 @@ def evaluate_exp_clip(
         )
     show(found)
     typer.echo(out / "table.md")
+
+
+@exp_clip_app.command(name="adopt")
+def adopt_released(
+    model: Annotated[Path, typer.Option("--model", help="Checkpoint with mlp.weight.")],
+    clip: Annotated[str, typer.Option("--clip", help="CLIP it was trained on.")],
+    out: Annotated[Path, typer.Option("--out", help="Expert folder to write.")],
+    paper_preprocess: Annotated[
+        bool, typer.Option("--paper-preprocess/--clip-preprocess", help="As the head was trained.")
+    ] = True,
+) -> None:
+    """Make an expert folder of a released checkpoint: expert.model of a stage, --expert of fuse."""
+    quiet_libraries()
+    from face_mllm.experts.exp_clip.released import adopt
+
+    typer.echo(adopt(model, clip, out, paper_preprocess))
 
 
 @mask_fer_app.command(name="eval")
@@ -170,10 +186,17 @@ def fuse(
         Path | None, typer.Option("--expert", help="Expert folder; the artifact's own if empty.")
     ] = None,
     faces: Annotated[int, typer.Option("--faces", min=1, help="Val faces at most.")] = 2000,
+    classes: Annotated[
+        int, typer.Option("--classes", help="7, 8 or 11: what an Exp-CLIP tells apart.")
+    ] = 7,
 ) -> None:
     """Fit late fusion with an expert, and calibration, on the val split; nothing is trained."""
+    from face_mllm.errors import UserError
+
+    if classes not in (7, 8, 11):
+        raise UserError(f"--classes {classes}", "choose 7, 8 or 11")
     quiet_libraries()
     from face_mllm.experts.joined.fuse import fuse as room
 
     with terminal_progress("fusing") as progress:
-        typer.echo(room(model, data, out, expert, faces, progress))
+        typer.echo(room(model, data, out, expert, faces, progress, classes))

@@ -104,7 +104,7 @@ def _intensity(value: Any) -> float:
 
 def _expression(labels: Labels) -> int:
     word = labels.get("expression")
-    return NO_EXPRESSION if word is None else EXPRESSIONS.index(word)
+    return EXPRESSIONS.index(word) if word in EXPRESSIONS else NO_EXPRESSION
 
 
 def _attributes(labels: Labels) -> dict[str, bool]:

@@ -103,20 +103,35 @@ class FrozenClip:
         Returns:
             ``embedding`` [N, D], in the joint space and not normalised; with ``tokens`` also
             ``tokens`` [N, T, C], the patch states (or cells of a CNN) before the projection.
+
+        Raises:
+            UserError: numbers that are not finite.
         """
         pixels = pixels.to(self.device, self.dtype)
         seen = self.model.get_image_features(pixel_values=pixels, output_hidden_states=tokens)
         made = {"embedding": seen.pooler_output}
         if tokens:  # of the same pass
             made["tokens"] = as_tokens(self.model.vision_model, seen.hidden_states[-1], "patch")
-        return {name: value.cpu() for name, value in made.items()}
+        return {name: self._finite(value.cpu(), "its features") for name, value in made.items()}
 
     @torch.no_grad()
     def text_embeddings(self, texts: Sequence[str]) -> torch.Tensor:
         """Joint-space embeddings [texts, D], not normalised."""
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        return self.model.get_text_features(**inputs.to(self.device)).pooler_output.cpu()
+        found = self.model.get_text_features(**inputs.to(self.device)).pooler_output.cpu()
+        return self._finite(found, "its features of texts")
+
+    def _finite(self, found: torch.Tensor, what: str) -> torch.Tensor:
+        """The same, or an error: NaN would turn into losses and answers without a word."""
+        if torch.isfinite(found).all():
+            return found
+        raise UserError(
+            f"{self.reference}: {what} are not finite numbers",
+            "get whole weights, or compute in float32"
+            if self.dtype != torch.float32
+            else "its weights are damaged: get them again",
+        )
 
     @cached_property
     def _model_identity(self) -> dict[str, Any]:

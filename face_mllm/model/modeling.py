@@ -156,7 +156,10 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The expert's vectors [F, D]: as they come, or made here by a head that trains along."""
         if features is None or self.expert_head is None:
             return features
-        return self.expert_head.vectors(features, seen)
+        weight = next(self.expert_head.parameters())
+        given = [None if x is None else x.to(weight.dtype) for x in (features, seen)]
+        with torch.autocast(weight.device.type, enabled=False):  # as it answers on its own
+            return self.expert_head.vectors(*given)
 
     def forward(
         self,
@@ -224,7 +227,8 @@ class FaceMLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         losses, label_logits = label_losses(self.language_model, hidden, label_targets)
         loss = (losses if label_weights is None else losses * label_weights).sum()
         if expert_weights is not None and vectors is not None:
-            own = self.expert_head.face_losses(vectors, expert_targets)
+            with torch.autocast(vectors.device.type, enabled=False):
+                own = self.expert_head.face_losses(vectors, expert_targets)
             loss = loss + (own * expert_weights).sum().to(loss)
         return FaceMLLMOutput(
             loss=loss,

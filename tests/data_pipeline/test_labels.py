@@ -22,7 +22,7 @@ from data_pipeline.labels import (
 )
 from data_pipeline.labels.attributes import attributes, groups, snake_case
 from data_pipeline.labels.codes import FOLDER, codes
-from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS
+from data_pipeline.labels.expressions import COMPOUND_EXPRESSIONS, OTHER_EXPRESSIONS
 from data_pipeline.labels.validate import GENDERS, contradictions
 from data_pipeline.labels.votes import TARGETS
 from face_mllm.errors import UserError
@@ -56,8 +56,18 @@ def test_synonyms_lead_to_the_canonical_noun(word, canonical):
 
 
 def test_no_synonym_stands_for_two_expressions():
-    words = [word for name in EXPRESSIONS for word in (name, *SYNONYMS[name])]
+    words = [word for name in SYNONYMS for word in (name, *SYNONYMS[name])]
     assert len(words) == len(set(words))
+    assert set(SYNONYMS) == {*EXPRESSIONS, *OTHER_EXPRESSIONS}
+
+
+def test_the_rare_three_of_mafw_are_labels_but_neither_basic_nor_canonical():
+    for word, adjective in zip(
+        OTHER_EXPRESSIONS, ("anxious", "helpless", "disappointed"), strict=True
+    ):
+        assert canonical_expression(adjective) == word
+        assert not validate_labels({"expression": word})
+        assert word not in EXPRESSIONS
 
 
 def test_unknown_expression_names_the_nearest():
@@ -318,7 +328,8 @@ def test_codes_are_a_bijection_onto_canonical_words(source, field):
     words = [word for word in codes(source, field).values() if word is not None]
     assert len(set(words)) == len(words)  # one code to a word; null is unknown
     if field == "folder" or field.startswith("expression"):
-        assert set(words) in (set(BASIC7), set(EXPRESSIONS))
+        eleven = {*EXPRESSIONS, *OTHER_EXPRESSIONS}
+        assert set(words) in (set(BASIC7), set(EXPRESSIONS), eleven)
     elif field == "hair_color":
         assert set(words) <= {row.name for row in groups()["hair_color"]}
     elif field == "age_band":

@@ -48,6 +48,7 @@ def write_mask_fer(folder, clip, data, **mask):
     with torch.no_grad():
         expert.model.fc.weight.mul_(8)  # an opinion
     expert.training = {"config": config.model_dump(mode="json"), "data": str(data)}
+    expert.training |= {"data_fingerprint": "unknown", "class_counts": [1] * len(CLASSES)}
     folder.mkdir()
     expert.save(folder)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -91,6 +92,9 @@ def test_prompts_are_those_published():
     for name in CLASSES:
         assert len(set(prompts(5, name))) == 10
         assert prompts(5, name)[:5] == prompts(4, name)
+    every = [text for kind in PROMPT_TYPES for name in CLASSES for text in prompts(kind, name)]
+    published = "a3a7be076977a3df05e834c09bfdd98506a655ab90f74ed93ba6985e291d5926"
+    assert hashlib.sha256("\n".join(every).encode()).hexdigest() == published  # models/Text.py
     for bad in [(6, "anger"), (1, "joy")]:
         with pytest.raises(UserError):
             prompts(*bad)

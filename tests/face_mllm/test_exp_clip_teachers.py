@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import pytest
 import torch
 from exp_clip_doubles import TEACHER, picture, write_bert, write_blip2
 from PIL import Image
-from transformers import AutoModel
+from tokenizers import processors
+from transformers import AutoModel, AutoTokenizer
 
 from face_mllm.artifact import Artifact, save_artifact
 from face_mllm.compose import Bases, compose
@@ -66,6 +68,21 @@ def test_blip2_features_hear_the_instruction_and_the_preprocessing(blip2, images
     assert not torch.allclose(features[0], features[1], atol=1e-3)
     assert not torch.allclose(features[0], features[2], atol=1e-4)
     assert len({str(each.identity) for each in (plain, other, paper)}) == 3
+
+
+def test_blip2_may_pool_the_instruction_alone(blip2, images, hardware):
+    whole = load_teacher(settings("blip2", blip2), hardware)
+    said = load_teacher(settings("blip2", blip2, pool="instruction"), hardware)
+    words = said.ids.shape[1]
+    queries = said.model.config.num_query_tokens
+    with torch.no_grad():
+        pixels = said.processor(images[:1], return_tensors="pt")["pixel_values"]
+        seen = said.model.get_image_features(pixels).pooler_output
+        read = torch.cat([seen, said.model.language_model.shared(said.ids)], 1)
+        states = said.model.language_model.encoder(inputs_embeds=read).last_hidden_state[0]
+    assert len(states) == queries + words
+    assert torch.allclose(said.features(images[:1])[0], states[queries:].mean(0), atol=1e-5)
+    assert not torch.allclose(said.features(images), whole.features(images), atol=1e-3)
 
 
 def test_a_model_without_t5_is_refused(tmp_path, hardware):
@@ -130,6 +147,28 @@ def test_causal_text_teacher_pools_what_follows_the_caption(tiny_parts, hardware
         states = teacher.model(input_ids=ids).last_hidden_state[0]
     assert torch.allclose(found[1], states[start:].mean(0), atol=1e-5)
     assert teacher.reads == "caption"
+
+
+def test_what_a_tokenizer_puts_first_does_not_move_the_instruction(tiny_parts, tmp_path, hardware):
+    """Llama begins every text with a token of its own, which is none of the caption's."""
+    folder = shutil.copytree(tiny_parts / "llm", tmp_path / "llm")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = tokenizer.convert_ids_to_tokens(1)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        f"{begin} $A", special_tokens=[(begin, 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    teacher = load_teacher(settings("text", folder, instruction="Which face?"), hardware)
+    captions = ["happiness face", "anger"]
+    found = teacher.features(captions)
+    for caption, row in zip(captions, found, strict=True):
+        text = f"{caption}\nWhich face?"
+        given = teacher.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
+        assert given["input_ids"][0, 0] == 1
+        asked = given["offset_mapping"][0, :, 0] > len(caption)  # behind the line's end
+        with torch.no_grad():
+            states = teacher.model(input_ids=given["input_ids"]).last_hidden_state[0]
+        assert torch.allclose(row, states[asked].mean(0), atol=1e-5)
 
 
 def test_a_caption_too_long_is_refused_not_cut(tiny_parts, hardware):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
-from exp_clip_doubles import WIDTH, write_bert, write_clip, write_faces
+from exp_clip_doubles import (
+    WIDTH,
+    picture,
+    relabelled,
+    write_bert,
+    write_clip,
+    write_faces,
+)
 
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.cli import main
@@ -16,7 +24,7 @@ from face_mllm.configio import load_yaml_model
 from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import load_exp_clip
 from face_mllm.experts.exp_clip.config import INSTRUCTION, ExpClipConfig
-from face_mllm.experts.exp_clip.evaluate import Asked, evaluate, load_fold
+from face_mllm.experts.exp_clip.evaluate import Asked, evaluate, labelled, load_fold
 from face_mllm.experts.exp_clip.faces import UnlabelledFaces, teacher_features
 from face_mllm.experts.exp_clip.head import WEIGHT
 from face_mllm.experts.exp_clip.prompts import CLASSES
@@ -84,7 +92,9 @@ def test_labels_are_never_read(place, monkeypatch):
     monkeypatch.setattr(room, "iter_rows", lambda *args: (read.append(args[2]), real(*args))[1])
     faces = list(UnlabelledFaces([place / "data"]))
     assert len(faces) == 24
-    assert set(read) == {("id", "image", "caption")}
+    captions = dict(UnlabelledFaces([place / "data"]).captions())
+    assert captions.keys() == {face.id for face in faces}
+    assert set(read) == {("id", "image"), ("id", "caption")}
     assert not any(face.labels or face.subject for face in faces)
 
 
@@ -93,8 +103,9 @@ def test_plain_folders_mix_with_built_data_and_the_limit_holds(place, tmp_path):
         (tmp_path / f"{number:02d}.png").write_bytes(row["image"]["bytes"])
     faces = UnlabelledFaces([tmp_path, place / "data"], limit=20)
     assert len(faces) == len(list(faces)) == 20
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="neither"):
-        UnlabelledFaces([place / "store" / "nothing"])
+        UnlabelledFaces([tmp_path / "nothing"])
 
 
 class Counting:
@@ -112,7 +123,7 @@ class Counting:
 def test_teacher_features_are_kept_by_content(place, tmp_path, reads):
     faces, teacher = UnlabelledFaces([place / "data"]), Counting(reads)
     first, again = (teacher_features(teacher, faces, tmp_path, lambda *_: None) for _ in "ab")
-    distinct = 24 if reads == "image" else len({face.caption for face in faces})
+    distinct = 24 if reads == "image" else len({caption for _, caption in faces.captions()})
     assert teacher.seen == distinct
     assert torch.equal(first, again)
     assert torch.allclose(first.float().norm(dim=1), torch.ones(24), atol=1e-3)
@@ -127,6 +138,18 @@ def test_a_text_teacher_needs_captions(place, tmp_path):
         teacher_features(
             Counting("caption"), UnlabelledFaces([tmp_path]), tmp_path, lambda *_: None
         )
+
+
+def test_captions_are_looked_at_before_any_feature(place, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("computed features first")
+
+    monkeypatch.setattr("face_mllm.experts.exp_clip.train.features", never)
+    for k in range(12):
+        (tmp_path / f"{k}.png").write_bytes(picture(k % 3, k))
+    mixed = settings(place, "none", data=[place / "data", tmp_path])
+    with pytest.raises(UserError, match=r"0.png: no caption"):
+        train_exp_clip(mixed, quiet)
 
 
 # --- train
@@ -159,6 +182,17 @@ def test_the_same_run_again_gives_the_same_weights(place, expert):
         train_exp_clip(settings(place, "again"), lambda *_: None)
 
 
+def test_a_teacher_whose_features_are_kept_is_not_loaded_again(place, expert, monkeypatch):
+    from face_mllm.experts.exp_clip import teachers
+
+    def never(*_):
+        raise AssertionError("loaded a teacher for nothing")
+
+    monkeypatch.setattr(teachers, "_text_model", never)
+    once_more = train_exp_clip(settings(place, "once_more"), quiet)
+    assert torch.equal(*(load_exp_clip(each).head.mlp.weight for each in (expert, once_more)))
+
+
 def test_either_expert_loads_behind_one_interface(place, expert, tmp_path):
     loaded = load_expert(expert)
     faces = [FaceRecord.from_row(row) for row in load_split(place / "data", "test")]
@@ -184,6 +218,23 @@ def test_paper_preprocessing_leaves_out_mean_and_std(place):
     made = clip.pixels(clip.squares([Image.new("RGB", (40, 20), (255, 51, 0))]))
     assert made.shape == (1, 3, 16, 16)
     assert torch.allclose(made[0, :, 0, 0], torch.tensor([1.0, 0.2, 0.0]))
+
+
+def test_the_paper_s_pixels_reach_training_and_test(place, expert, monkeypatch):
+    seen = []
+    real = FrozenClip.pixels
+    monkeypatch.setattr(
+        FrozenClip, "pixels", lambda self, x: (seen.append(self.rule), real(self, x))[1]
+    )
+    given = {"paper_preprocess": True, "features": place / "paper_store"}
+    paper = train_exp_clip(settings(place, "paper", **given), quiet)
+    assert set(seen) == {EXP_CLIP_PAPER}
+    weights = [load_exp_clip(folder).head.mlp.weight for folder in (paper, expert)]
+    assert not torch.allclose(*weights, atol=1e-6)
+    del seen[:]
+    found = evaluate(paper, [place / "data"], place / "paper_eval", Asked(prompt_types=(1,)))
+    assert set(seen) == {EXP_CLIP_PAPER}
+    assert found["paper_preprocess"]
 
 
 # --- eval
@@ -219,6 +270,16 @@ def test_folds_are_averaged(place, expert, tmp_path):
     assert mean["baselines"]["clip"] is not None
 
 
+def test_folds_are_resampled_apart(place, expert, tmp_path):
+    """Two folds of the same faces: their mean varies less than either, were they two."""
+    faces = write_faces(tmp_path / "faces", train=1, test=42)
+    every = [{"expression": name} for name in CLASSES[:7]]  # whatever it answers, some are right
+    data = relabelled(faces, tmp_path / "fold", "test", lambda k: every[k % 7])
+    found = evaluate(expert, [data, data], tmp_path / "out", Asked(prompt_types=(1,)))
+    mean, fold, _ = (e["ci95"] for e in found["results"] if e["metric"] == "war")
+    assert mean[1] - mean[0] < 0.9 * (fold[1] - fold[0])
+
+
 def test_clips_are_one_row_each(expert, tmp_path):
     data = write_faces(tmp_path / "clips", train=1, test=6, frames=18)
     asked = Asked(prompt_types=(3,), clips=True)
@@ -230,18 +291,38 @@ def test_clips_are_one_row_each(expert, tmp_path):
 
 def test_clips_built_with_16_frames_keep_them_all_under_the_paper_s_pixels(expert, tmp_path):
     data = write_faces(tmp_path / "clips", train=1, test=4, frames=16)
-    fold = load_fold(
-        load_exp_clip(expert, paper_preprocess=True),
-        data,
-        "p",
-        CLASSES[:7],
-        Asked(clips=True),
-        quiet,
-    )
+    asked = Asked(clips=True)
+    (units,) = labelled([data], asked)
+    fold = load_fold(load_exp_clip(expert, paper_preprocess=True), units, "p", asked, quiet)
     assert fold.features.shape[:2] == (4, 16)
     first = Asked(clips=True, short_clips="first")
     with pytest.raises(UserError, match="short ones cannot be told"):
         evaluate(expert, [data], tmp_path / "no", first)
+
+
+def test_the_clip_recipe_reads_the_published_lists_fold_by_fold(expert, tmp_path):
+    """As Exp-CLIP's annotation/ writes them: another machine's folders, labels from 0."""
+    elsewhere = "/data/EECS-IoannisLab/datasets/DFEW"
+    root, folds = tmp_path / "DFEW", []
+    for fold, labels in ((1, (0, 1, 2)), (2, (3, 4))):
+        lines = []
+        for label in labels:
+            clip = f"DFEW_Frame_Face/{fold}{label:04d}"
+            (root / clip).mkdir(parents=True)
+            for frame in range(1, 19):
+                pixels = picture(label % 3, 100 * label + frame)
+                (root / clip / f"{frame:03d}.png").write_bytes(pixels)
+            lines.append(f"{elsewhere}/{clip} 18 {label}\n")
+        (root / f"DFEW_set_{fold}_test.txt").write_text("".join(lines))
+        folds.append(tmp_path / f"fold{fold}")
+        build = ["data", "build", "experts/data/clips", "--out", str(folds[-1])]
+        given = [f"sources.0.root={root}", f"sources.0.lists=DFEW_set_{fold}_test.txt"]
+        assert main([*build, *given]) == 0
+    found = evaluate(expert, folds, tmp_path / "out", Asked(prompt_types=(2,), clips=True))
+    counts = {e["protocol"]: e["n"] for e in found["results"] if e["metric"] == "war"}
+    assert list(counts.values()) == [5, 3, 2]
+    rows = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert set(rows["truth"]) == {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
 def test_a_released_checkpoint_needs_its_clip_and_fits_it(place, tmp_path):
@@ -271,6 +352,7 @@ def test_the_verbs(place, tmp_path, capsys):
     found = json.loads((tmp_path / "measured" / "results.json").read_text())
     assert found["ensemble"] == "embeddings"
     assert {entry["prompt_type"] for entry in found["results"]} == {1, 4}
+    assert "toy/a: zero-shot expression, 7 classes" in " ".join(capsys.readouterr().err.split())
     for bad in (["--prompt-types", "6"], ["--mean-of", "modes"]):
         assert main([*words, *bad]) == 2
     assert " -> " in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from face_mllm.errors import UserError
+from face_mllm.experts.joined.fuse import words
 from face_mllm.experts.joined.fusion import (
     Fusion,
     Group,
@@ -61,6 +63,35 @@ def test_temperature_is_the_analytic_one():
     found = fit([Group(("anger", "fear"), mllm, useless, truth)])
     assert found.mllm_temperature == pytest.approx(d / np.log(0.8 / 0.2), rel=1e-3)
     assert np.exp(found.calibrated(mllm))[0, 0] == pytest.approx(0.8, abs=1e-3)
+
+
+def by_bins(chance, right, bins=15):
+    """Expected calibration error as its paper writes it: share of a bin times its gap."""
+    edges, total = np.linspace(0, 1, bins + 1), 0.0
+    for low, high in pairwise(edges):
+        inside = (chance >= low) & ((chance < high) | (high == 1))
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - chance[inside].mean())
+    return total
+
+
+def test_calibration_error_before_and_after_is_the_papers_on_answers_too_sure_by_three():
+    """Truth is drawn from the model's own chances, then its logs are tripled."""
+    rng = np.random.default_rng(0)
+    honest = log_softmax(rng.normal(size=(4000, 4)) * 1.5)
+    truth = np.array([rng.choice(4, p=row) for row in np.exp(honest)])
+    useless = np.full_like(honest, np.log(0.25))
+    found = fit([Group(("neutral", "happiness", "anger", "fear"), 3 * honest, useless, truth)])
+    assert found.mllm_temperature == pytest.approx(3, rel=0.1)
+    sure = np.exp(log_softmax(3 * honest))
+    right = sure.argmax(-1) == truth
+    before, after = found.val["uncalibrated"]["mllm"]["ece"], found.val["mllm"]["ece"]
+    assert before == pytest.approx(by_bins(sure.max(-1), right), rel=1e-9)
+    calm = np.exp(found.calibrated(3 * honest)).max(-1)
+    assert after == pytest.approx(by_bins(calm, right), rel=1e-9)
+    assert before > 0.15
+    assert after < 0.03
+    assert found.val["fused"]["ece"] == pytest.approx(after, abs=1e-6)  # nothing to be had
 
 
 def drawn(seed, strength, faces=300, classes=4):
@@ -146,6 +177,15 @@ def test_questions_with_different_choices_share_one_weight():
     assert found.val["faces"] == 600
     assert found.weight > 0
     assert np.isfinite(found.fused(wider.mllm, wider.expert)).all()
+
+
+def test_a_split_without_a_mistake_is_said_to_calibrate_nothing():
+    easy = drawn(0, 1.0, 5)
+    right = log_softmax(np.eye(4)[easy.truth])
+    found = fit([dataclasses.replace(easy, mllm=right, expert=right)])
+    assert found.unsettled
+    assert "too few or too easy" in words(found)
+    assert "too few" not in words(fit([drawn(0, 1.0)]))
 
 
 def test_nothing_in_common_is_said(tmp_path):

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from data_pipeline.records import FaceRecord, load_split
 from face_mllm.errors import UserError
-from face_mllm.experts.joined.expert import kind_of, open_expert
+from face_mllm.experts.joined.expert import open_expert
 from face_mllm.experts.joined.join import join
 from face_mllm.experts.joined.rows import ExpertRows
 from face_mllm.experts.joined.settings import ExpertBase, ExpertSettings
 from face_mllm.experts.joined.verdict import Verdicts, told, verdict, write_verdicts
+from face_mllm.experts.loading import kind_of
 from face_mllm.experts.mask_fer import MaskFerExpert
 from face_mllm.model.vision import image_tokens
 from face_mllm.passes import without_labels
@@ -226,6 +227,46 @@ def test_scores_and_answers_with_an_expert_equal_separate_passes(joined, faces, 
     said = processor.tokenizer.decode(prompt[-4:], skip_special_tokens=True).strip()
     model.generation_config.eos_token_id = None
     assert LikelihoodScorer(model, processor).generate(image, "How old?", 4) == said
+
+
+@pytest.mark.parametrize("expert", ["mask_fer", "exp_clip"])
+def test_two_pictures_in_one_row_have_each_its_own_token_behind_them(joined, faces, expert):
+    model, processor = joined(expert, torch.float64, token=True)
+    images = [face.open_image() for face in faces[:2]]
+    assert faces[0].labels != faces[1].labels
+    vectors = processor.expert.look(images).vectors.double()
+    pixels = processor.pixels(images).double()
+    ids = torch.tensor([processor.prompt_ids([("Who smiles?", None)])])
+    both = model.embed(torch.cat([ids, ids], 1), pixels, expert_vectors=vectors)
+    each = [
+        model.embed(ids, pixels[k : k + 1], expert_vectors=vectors[k : k + 1]) for k in range(2)
+    ]
+    torch.testing.assert_close(both, torch.cat(each, 1), rtol=0, atol=1e-12)
+    last = int((ids[0] == processor.image_token_id).nonzero().max())
+    tokens = model.expert(vectors)
+    torch.testing.assert_close(both[0, last], tokens[0])
+    torch.testing.assert_close(both[0, last + ids.shape[1]], tokens[1])
+
+
+@pytest.mark.parametrize("expert", ["mask_fer", "exp_clip"])
+def test_under_autocast_the_experts_own_loss_stays_exact(joined, faces, expert):
+    """Cosines times a hundred lose whole tenths of a nat in bf16."""
+    model, processor = joined(expert, along=True, token=True)
+    settings = ExpertSettings(head="full", loss_weight=0.3)
+    batch = RowCollator(processor.pad_id)(items(model, processor, faces, settings))
+    batch = model_inputs(batch)
+    weights = batch["expert_weights"]
+
+    def own(enabled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            vectors = model.expert_vectors(batch["expert_features"], batch.get("expert_seen"))
+            with_it = model(**batch).loss
+            without = model(**{**batch, "expert_weights": torch.zeros_like(weights)}).loss
+        return vectors, (with_it - without).item()
+
+    (exact, wanted), (vectors, got) = own(False), own(True)
+    torch.testing.assert_close(vectors, exact)
+    assert got == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_first_batch_check_knows_the_token(joined, faces):

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from exp_clip_doubles import write_clip as write_text_clip
 from joined_faces import TEACHER, WIDTH, write_exp_clip, write_faces, write_mask_fer
 from mask_fer_faces import write_clip
+from safetensors.torch import load_file
 from test_train import stage
 
+from data_pipeline.records import FaceRecord, load_split
 from face_mllm.cli import main
 from face_mllm.config import StageConfig
 from face_mllm.configio import find_config, load_yaml_model
+from face_mllm.experts.exp_clip.artifact import load_exp_clip
+from face_mllm.experts.joined.expert import open_expert
 from face_mllm.experts.joined.preflight import outline_of
 from face_mllm.hardware import for_precision
 from face_mllm.plan import plan
@@ -136,3 +141,33 @@ def test_beside_its_data_an_expert_that_leaks_is_refused_and_a_good_one_runs_a_b
     leaking = ["expert.head=frozen", "expert.text=true", "llm.model=lmsys/vicuna-7b-v1.5"]
     assert main(["validate", str(path), *leaking]) == 2  # though its models are not here
     assert "surer than on any new face" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_exp_clip_is_named_with_its_clip_and_as_many_classes_as_asked(
+    place, tiny_parts, tmp_path
+):
+    given = {"model": str(place / "exp_clip"), "token": True, "classes": 8}
+    config = stage(tiny_parts, place / "data", tmp_path / "out", expert=given)
+    (line,) = plan(config, tmp_path, "float32", "eager")[1].expert.words(config.expert)
+    assert "8 classes" in line
+    assert str(place / "text_clip") in line
+
+
+def test_a_released_checkpoint_becomes_an_expert_to_be_joined(place, tmp_path, capsys):
+    weight = load_file(place / "exp_clip" / "exp_clip.safetensors")["mlp.weight"]
+    path, out = tmp_path / "ExpCLIP.pth", tmp_path / "adopted"
+    torch.save({"state_dict": {"module.mlp.weight": weight}}, path)
+    given = ["--model", str(path), "--clip", str(place / "text_clip"), "--out", str(out)]
+    assert main(["exp-clip", "adopt", *given]) == 0
+    face = FaceRecord.from_row(load_split(place / "data", "train")[0]).open_image()
+    alone = load_exp_clip(path, str(place / "text_clip"))
+    torch.testing.assert_close(
+        open_expert(out).log_probabilities([face]), alone.log_probabilities([face])
+    )
+    torch.testing.assert_close(open_expert(out).look([face]).vectors, alone.vectors([face]))
+    assert main(["exp-clip", "adopt", *given]) == 2  # in use
+    torch.save({"mlp.weight": weight[:, :5]}, path)
+    given[-1] = str(tmp_path / "narrow")
+    assert main(["exp-clip", "adopt", *given]) == 2
+    assert "5 numbers" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "narrow").exists()

@@ -1,5 +1,6 @@
 """Export to LLaVA's format: stock transformers loads it and says the same."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import LLMS, TOWERS
+from exp_clip_doubles import write_clip
+from joined_faces import write_exp_clip
 from PIL import Image
 from test_train import LORA, stage
 from transformers import (
@@ -16,10 +19,14 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from face_mllm.artifact import load_artifact
+from face_mllm.artifact import Artifact, load_artifact
 from face_mllm.cli import main
+from face_mllm.compose import Bases
 from face_mllm.errors import UserError
-from face_mllm.llava import export_llava
+from face_mllm.experts.joined.expert import open_expert
+from face_mllm.experts.joined.settings import ExpertBase
+from face_mllm.llava import export_llava, left_behind
+from face_mllm.scoring import LikelihoodScorer
 from face_mllm.train import train
 
 
@@ -122,3 +129,43 @@ def test_an_expert_token_cannot_travel_and_a_verdict_is_told_of(trained, tmp_pat
     arguments = ["export", "--format", "llava", "--out", str(out), "--model"]
     assert main([*arguments, str(tmp_path / "copyTrue")]) == 2
     assert "cannot travel" in capsys.readouterr().err
+
+
+def test_a_stage_with_words_answers_the_same_in_stock_classes_with_them_in_the_prompt(
+    trained, tmp_path
+):
+    write_clip(tmp_path / "text_clip")
+    folder = write_exp_clip(tmp_path / "exp_clip", tmp_path / "text_clip")
+    artifact = trained(expert={"model": str(folder), "text": True})
+    export_llava(artifact, tmp_path / "llava")
+    face = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    _, (words,) = open_expert(folder, text=True).view([face])
+    scorer = LikelihoodScorer.from_artifact(artifact, "fp32")
+    stock = LlavaForConditionalGeneration.from_pretrained(tmp_path / "llava").eval()
+    theirs = AutoProcessor.from_pretrained(tmp_path / "llava")
+    turns = [
+        {"role": "system", "content": "Look."},
+        {"role": "user", "content": f"<image>\n{words}\nHow old?"},
+    ]
+    prompt = theirs.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    given = theirs(images=face, text=prompt, return_tensors="pt", add_special_tokens=False)
+    ids = stock.generate(**given, max_new_tokens=6, do_sample=False)[0]
+    said = theirs.decode(ids[given["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    assert words.startswith("Expert: ")
+    assert said == scorer.generate(face, "How old?", 6)
+    card = (tmp_path / "llava" / "README.md").read_text()
+    assert "Expert: happiness" in card
+    snippet = card.split("```python")[2].split("```")[0].replace("ARTIFACT", str(artifact))
+    face.save(tmp_path / "face.png")
+    found = {"Image": Image}
+    exec(snippet.replace("face.jpg", str(tmp_path / "face.png")), found)
+    assert found["words"] == words
+
+
+def test_llavas_note_tells_of_what_there_was():
+    base = ExpertBase("exp_clip", "there", text=True)
+    artifact = Artifact(Bases("v", "l"), expert=base)
+    assert "verdict before each question" in left_behind(artifact)
+    assert "fusion" not in left_behind(artifact)
+    fused = dataclasses.replace(artifact, expert=ExpertBase("exp_clip", "there", fusion=True))
+    assert left_behind(fused) == "late fusion and calibration stay behind"

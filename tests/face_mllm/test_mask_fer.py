@@ -221,6 +221,7 @@ def test_measuring_across_datasets(train, place, tmp_path):
     assert (toy["n"], other["n"]) == (COUNTS["test"], 24)
     assert toy["ci95"][0] <= toy["value"] <= toy["ci95"][1]
     assert toy["baselines"]["majority"] == pytest.approx(1 / 3)
+    assert toy["shared"] == other["shared"] == []
     means = found["cross_dataset"]["war"]
     assert means["with_source"]["value"] == pytest.approx((toy["value"] + other["value"]) / 2)
     assert means["unseen"]["value"] == pytest.approx(other["value"])

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from mask_fer_faces import write_clip, write_expressions
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from transformers import ResNetModel
@@ -28,10 +29,12 @@ from face_mllm.experts.mask_fer.config import (
     MaskFerConfig,
     MaskSettings,
 )
+from face_mllm.experts.mask_fer.expert import MaskFerExpert
 from face_mllm.experts.mask_fer.faces import load_expressions
 from face_mllm.experts.mask_fer.inputs import Inputs, MaskEye
 from face_mllm.experts.mask_fer.model import MaskFer, losses
 from face_mllm.features import IMAGENET_MEAN, IMAGENET_STD, FrozenClip
+from face_mllm.model.processing import load_image_processor
 
 SMALL = {"embedding_size": 8, "hidden_sizes": (8, 16), "depths": (1, 2)}
 
@@ -219,6 +222,27 @@ EYES = {
     "pixels": MaskEye("pixels", 24, IMAGENET_MEAN, IMAGENET_STD),
     "tokens": MaskEye("tokens", 0, IMAGENET_MEAN, IMAGENET_STD),
 }
+
+
+def test_the_paper_s_pixels_are_one_tensor_for_both_towers(parts, tmp_path, tiny_parts):
+    """Squashed, with ImageNet's mean and std, whatever the mask's own processor says."""
+    clip = {"model": parts[1].reference}
+    mask = {"kind": "resnet", "weights": str(tiny_parts / "vision")}
+    wide = Image.new("RGB", (40, 20), (255, 51, 0))
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    wanted = ((torch.tensor([1.0, 0.2, 0.0]).view(3, 1, 1) - mean) / std).expand(3, 32, 32)
+    given = {"data": parts[0], "clip": clip, "mask": mask}
+    paper = MaskFerExpert.fresh(settings(**given, paper_preprocess=True))
+    paper.save(tmp_path)
+    for expert in (paper, MaskFerExpert.from_pretrained(tmp_path)):  # in training, and in use
+        squares = expert.clip.squares([wide])
+        torch.testing.assert_close(expert.clip.pixels(squares)[0], wanted)
+        torch.testing.assert_close(expert.eye.pixels(squares.float() / 255)[0], wanted)
+        torch.testing.assert_close(expert.read([wide])[1][0], wanted)
+    plain = MaskFerExpert.fresh(settings(**given))
+    own = load_image_processor(tiny_parts / "vision")
+    assert (plain.eye.mean, plain.eye.std) == (tuple(own.image_mean), tuple(own.image_std))
+    assert plain.eye.mean != IMAGENET_MEAN
 
 
 @pytest.mark.parametrize("reads", ["pixels", "tokens"])

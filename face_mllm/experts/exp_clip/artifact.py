@@ -105,11 +105,13 @@ def load_exp_clip(
 
     Args:
         model: folder of ``exp-clip train``, or a checkpoint file that holds ``mlp.weight``.
-        clip: reference of the CLIP; a checkpoint needs it, a folder knows its own.
+        clip: reference of the CLIP; a checkpoint needs it, a folder knows its own and takes no
+            other one, though it may have moved.
         paper_preprocess: None takes the folder's setting; true for a released checkpoint.
 
     Raises:
-        UserError: no such folder, no CLIP named, or one whose joint space has another width.
+        UserError: no such folder, no CLIP named, another one than a folder was trained on, or one
+            whose joint space has another width.
     """
     head, info = load_head(model), _info(Path(model))
     reference = clip or info.get("clip")
@@ -119,9 +121,9 @@ def load_exp_clip(
             "add --clip, such as --clip openai/clip-vit-base-patch32",
         )
     paper = info.get("paper_preprocess", True) if paper_preprocess is None else paper_preprocess
-    fingerprint = "" if clip else info.get("clip_fingerprint", "")
+    trained_on = info.get("clip_fingerprint", "")  # wherever that CLIP lies by now
     rule, device = exp_clip_rule(paper), best_device()
-    frozen = FrozenClip(reference, rule, device=device, fingerprint=fingerprint)
+    frozen = FrozenClip(reference, rule, device=device, fingerprint=trained_on)
     if frozen.width != head.clip_width:
         raise UserError(
             f"{model}: takes features of {head.clip_width} numbers, {reference} gives "
@@ -136,8 +138,11 @@ def _info(model: Path) -> dict[str, Any]:
         return {}
     path = model / INFO_FILE
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        info = json.loads(path.read_text())
+        if not isinstance(info["clip"], str):
+            raise TypeError("its clip is no reference")
+        return info
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: missing or damaged ({error})", "train the head again") from error
 
 

@@ -49,7 +49,7 @@ class ExpClipConfig(Strict):
         False, description="resize only, no mean and std, as the released heads were trained"
     )
     max_faces: int = Field(0, ge=0, description="use only the first N faces; 0 for all")
-    seed: int = 1
+    seed: int = Field(1, ge=0, lt=2**32)
 
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(512, ge=2, description="of all processes together: the negatives")

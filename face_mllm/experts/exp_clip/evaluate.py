@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from face_mllm.errors import UserError
 from face_mllm.experts.exp_clip.artifact import ExpClip, load_exp_clip
 from face_mllm.experts.exp_clip.prompts import CLASSES, PROMPT_TYPES
 from face_mllm.experts.exp_clip.table import write_table
+from face_mllm.experts.exp_clip.units import ShortClips, Units, classes_of, read_units
 from face_mllm.experts.exp_clip.zero_shot import (
     OURS,
     PLAIN,
@@ -33,13 +34,10 @@ from face_mllm.experts.exp_clip.zero_shot import (
     Ensemble,
     projections,
     prompt_features,
-    sample_frames,
     zero_shot,
 )
 from face_mllm.progress import Progress
 
-FRAMES = 16
-ShortClips = Literal["all", "first"]
 MEAN_OF_FOLDS = "mean of {count} folds"
 Figures = dict[Key, Estimate]
 
@@ -50,7 +48,7 @@ class Asked:
 
     Args:
         split: of every dataset.
-        classes: the first so many of the paper's order; 0 takes 8 where contempt occurs, else 7.
+        classes: the first 7, 8 or 11 of the paper's order; 0 takes as many as the data show.
         prompt_types: of the five.
         ensemble: mean of logits, or of embeddings.
         clips: the faces of one subject are the frames of one clip.
@@ -77,12 +75,10 @@ class Fold:
     Args:
         rows: a face or clip each, columns of :data:`eval.table.COLUMNS`.
         features: [rows, D], or [rows, frames, D] with NaN where a clip is shorter.
-        left_out: faces whose expression is none of the classes, or unknown.
     """
 
     rows: pd.DataFrame
     features: torch.Tensor
-    left_out: int
 
 
 def evaluate(
@@ -111,16 +107,15 @@ def evaluate(
     if asked.clips and asked.limit:
         raise UserError("a limit would tear clips apart", "leave out --limit or --clips")
     with whole_folder(out) as folder:
+        names, units = _protocols(data), labelled(data, asked)  # all of them, before any picture
         expert = load_exp_clip(model, clip, paper_preprocess)
-        classes = _classes(data, asked)
-        names = _protocols(data)
         folds = [
-            load_fold(expert, root, name, classes, asked, told)
-            for root, name in zip(data, names, strict=True)
+            load_fold(expert, each, name, asked, told)
+            for each, name in zip(units, names, strict=True)
         ]
         predictions = pd.concat([scored for fold in folds for scored in score(expert, fold, asked)])
         figures = {
-            name: with_mean({k: v for part in names for k, v in _of(rows, part, asked).items()})
+            name: with_mean(_of(rows, names, asked.seed))
             for name, rows in predictions.groupby("scorer")
         }
         found = {
@@ -131,8 +126,8 @@ def evaluate(
             "clip": expert.info["clip"],
             "paper_preprocess": expert.info["paper_preprocess"],
             "ensemble": asked.ensemble,
-            "classes": list(classes),
-            "left_out": [fold.left_out for fold in folds],
+            "classes": list(units[0].classes),
+            "left_out": [each.left_out for each in units],
             "results": listed(figures, asked),
         }
         (folder / "results.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -141,9 +136,22 @@ def evaluate(
     return found
 
 
-def _of(rows: pd.DataFrame, protocol: str, asked: Asked) -> Figures:
-    """Figures of one fold, its subjects resampled on their own."""
-    return estimate(rows[rows["protocol"] == protocol], asked.seed)
+def _of(rows: pd.DataFrame, protocols: Sequence[str], seed: int) -> Figures:
+    """Figures of each fold, its subjects resampled on their own and apart from the other folds'."""
+    figures: Figures = {}
+    for number_, name in enumerate(protocols):
+        figures |= estimate(rows[rows["protocol"] == name], seed + number_)
+    return figures
+
+
+def labelled(data: Sequence[Path], asked: Asked) -> list[Units]:
+    """What is measured of each dataset, under the same classes."""
+    faces = [Faces(root, asked.split, asked.limit or None, asked.seed) for root in data]
+    classes = CLASSES[: asked.classes] if asked.classes else classes_of(faces)
+    return [
+        read_units(root, each, classes, asked.clips, asked.short_clips)
+        for root, each in zip(data, faces, strict=True)
+    ]
 
 
 def _protocols(data: Sequence[Path]) -> list[str]:
@@ -157,65 +165,17 @@ def _protocols(data: Sequence[Path]) -> list[str]:
     return [f"{name}, fold {at}" for at, name in enumerate(names, 1)]
 
 
-def _classes(data: Sequence[Path], asked: Asked) -> tuple[str, ...]:
-    if asked.classes:
-        return CLASSES[: asked.classes]
-    for root in data:
-        faces = Faces(root, asked.split, asked.limit or None, asked.seed)
-        if any(record.labels.get("expression") == "contempt" for record in faces.labels()):
-            return CLASSES[:8]
-    return CLASSES[:7]
-
-
 def load_fold(
-    expert: ExpClip,
-    root: Path,
-    protocol: str,
-    classes: tuple[str, ...],
-    asked: Asked,
-    progress: Progress,
+    expert: ExpClip, units: Units, protocol: str, asked: Asked, progress: Progress
 ) -> Fold:
     """Rows and features of one dataset."""
-    faces = Faces(root, asked.split, asked.limit or None, asked.seed)
-    units = list(_units(faces, asked))
-    kept = [unit for unit in units if unit[0].labels.get("expression") in classes]
-    if not kept:
-        raise UserError(
-            f"{root}: no face of split {asked.split} shows one of {', '.join(classes)}",
-            "give a dataset with expression labels, or another --split",
-        )
-    rows = pd.DataFrame([_row(each[0], protocol, classes, asked) for each in kept], columns=COLUMNS)
-    places = sorted(place for each in kept for place in each[1])
-    found = expert.clip.features((faces[at] for at in places), progress=_told(progress, places))
+    table = [_row(record, protocol, units.classes, asked) for record, _ in units.kept]
+    places = sorted(place for _, pictures in units.kept for place in pictures)
+    records = (units.faces[at] for at in places)
+    found = expert.clip.features(records, progress=_told(progress, places))
     at_place = dict(zip(places, found.float(), strict=True))
-    stacks = [torch.stack([at_place[place] for place in each[1]]) for each in kept]
-    return Fold(rows, _padded(stacks, asked.clips), len(units) - len(kept))
-
-
-def _units(faces: Faces, asked: Asked) -> Iterator[tuple[FaceRecord, list[int]]]:
-    """Each face, or each clip, with the places of its pictures."""
-    if not asked.clips:
-        yield from ((record, [place]) for place, record in enumerate(faces.labels()))
-        return
-    found: dict[tuple[str, str], list[tuple[FaceRecord, int]]] = {}
-    for place, record in enumerate(faces.labels()):  # ordered by id
-        found.setdefault((record.source, record.subject), []).append((record, place))
-    first = asked.short_clips == "first"
-    if first and all(len(frames) <= FRAMES for frames in found.values()):
-        raise UserError(
-            f"no clip has more than {FRAMES} frames, so short ones cannot be told",
-            "build the frame lists with every frame, or use --short-clips all",
-        )
-    for frames in found.values():
-        frames.sort(key=lambda frame: _frame_order(frame[0].id))
-        chosen = sample_frames(len(frames), FRAMES, repeat_first=first)
-        yield frames[0][0], [frames[at][1] for at in chosen]
-
-
-def _frame_order(name: str) -> tuple[int, str]:
-    """Frames by their number: 10 comes after 9."""
-    digits = "".join(c if c.isdigit() else " " for c in name).split()
-    return (int(digits[-1]) if digits else 0), name
+    stacks = [torch.stack([at_place[at] for at in pictures]) for _, pictures in units.kept]
+    return Fold(pd.DataFrame(table, columns=COLUMNS), _padded(stacks, asked.clips))
 
 
 def _row(record: FaceRecord, protocol: str, classes: tuple[str, ...], asked: Asked) -> tuple:

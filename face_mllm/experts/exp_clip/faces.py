@@ -22,7 +22,7 @@ from face_mllm.progress import Progress
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 CAPTIONS = 512  # handed over at once: a teacher sorts them by length, which saves padding
-COLUMNS = ("id", "image", "caption")
+COLUMNS = ("id", "image")
 
 
 class UnlabelledFaces:
@@ -53,12 +53,38 @@ class UnlabelledFaces:
         for root, found in self.places:
             if found is not None:
                 for path in found:
-                    yield FaceRecord(path.name, "", self.split, "", str(path), {})
+                    yield FaceRecord(str(path), "", self.split, "", str(path), {})
                 continue
             for row in iter_rows(root, self.split, COLUMNS):
                 picture = row["image"]["bytes"] or row["image"]["path"]
-                caption = row["caption"] or ""
-                yield FaceRecord(row["id"], "", self.split, "", picture, {}, caption=caption)
+                yield FaceRecord(row["id"], "", self.split, "", picture, {})
+
+    def captions(self) -> Iterator[tuple[str, str]]:
+        """Id and caption of each face; no picture is read.
+
+        Raises:
+            UserError: a face without a caption.
+        """
+        for name, caption in islice(self._captions(), self.count):
+            if not caption.strip():
+                raise UserError(
+                    f"{name}: no caption, which a text teacher reads",
+                    "build the data with captions, or choose teacher.kind: artifact",
+                )
+            yield name, caption
+
+    def _captions(self) -> Iterator[tuple[str, str]]:
+        for root, found in self.places:
+            if found is not None:
+                yield from ((str(path), "") for path in found)
+                continue
+            for row in iter_rows(root, self.split, ("id", "caption")):
+                yield row["id"], row["caption"] or ""
+
+    def check_captions(self) -> None:
+        """Refuse faces without captions before anything is computed of the others."""
+        for _ in self.captions():
+            pass
 
 
 def _pictures(root: Path, split: str) -> list[Path] | None:
@@ -66,6 +92,8 @@ def _pictures(root: Path, split: str) -> list[Path] | None:
     if shards_of(root, split):
         return None
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder", "give a built dataset or a folder of faces")
     if not found:
         raise UserError(
             f"{root}: neither {split}-*.parquet nor pictures in it",
@@ -116,13 +144,8 @@ def _with_total(progress: Progress, total: int, what: str) -> Progress:
 
 def _captions(faces: UnlabelledFaces) -> Iterator[tuple[bytes, str]]:
     """Captions by their content."""
-    for face in faces:
-        if not face.caption.strip():
-            raise UserError(
-                f"{face.id}: no caption, which a text teacher reads",
-                "build the data with captions, or choose teacher.kind: artifact",
-            )
-        yield hashlib.sha256(face.caption.encode()).digest(), face.caption
+    for _, caption in faces.captions():
+        yield hashlib.sha256(caption.encode()).digest(), caption
 
 
 def describe(faces: UnlabelledFaces) -> dict[str, Any]:

@@ -56,13 +56,15 @@ def load_head(path: Path | str) -> ExpClipHead:
             wrapped (``state_dict``, ``module.``) as training scripts do.
 
     Raises:
-        UserError: no such file, not a checkpoint, or no ``mlp.weight`` matrix inside.
+        UserError: no such file, not a checkpoint, or no finite ``mlp.weight`` matrix inside.
     """
     path = Path(path)
     file = path / HEAD_FILE if path.is_dir() else path
     weight = _find_weight(_read(file))
     if weight is None or weight.dim() != 2:
         raise UserError(f"{file}: holds no matrix {WEIGHT}", "give a checkpoint of Exp-CLIP")
+    if not torch.isfinite(weight).all():
+        raise UserError(f"{file}: {WEIGHT} holds numbers that are not finite", "get it again")
     head = ExpClipHead(weight.shape[1], weight.shape[0])
     head.load_state_dict({WEIGHT: weight.float()})
     return head.eval()

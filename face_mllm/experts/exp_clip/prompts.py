@@ -19,7 +19,9 @@ CLASSES: tuple[str, ...] = (
     "helplessness",
     "disappointment",
 )
-"""The paper's order: 7 for most sets, 8 for AffectNet-8 and FERPlus, 11 for MAFW."""
+"""The paper's order: the first 7 for most sets, 8 for AffectNet-8 and FERPlus, 11 for MAFW."""
+
+CLASS_COUNTS = (7, 8, 11)
 
 PROMPT_TYPES = (1, 2, 3, 4, 5)
 

@@ -30,13 +30,19 @@ def write_table(found: dict[str, Any], path: Path) -> None:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print UAR under each prompt type beside plain CLIP."""
-    table = Table(title=f"zero-shot expression, {len(found['classes'])} classes, UAR in percent")
-    for column in ("protocol", "prompts", "n", "CLIP", "up-sampled", "Exp-CLIP", "gain"):
-        table.add_column(column, justify="left" if column == "protocol" else "right")
-    for entry in found["results"]:
-        if entry["metric"] == "uar":
-            table.add_row(*(cell for at, cell in enumerate(cells(entry)) if at != 3))
+    """Print UAR under each prompt type beside plain CLIP; the controls' intervals are in files."""
+    entries = [entry for entry in found["results"] if entry["metric"] == "uar"]
+    title = f"zero-shot expression, {len(found['classes'])} classes, UAR in percent"
+    protocols = {entry["protocol"] for entry in entries}
+    table = Table(title=title if len(protocols) > 1 else f"{protocols.pop()}: {title}")
+    for column in ("prompts", "n", "CLIP", "up-sampled", "Exp-CLIP", "gain"):
+        table.add_column(column, justify="right")
+    if protocols:
+        table.add_column("protocol", overflow="fold")
+    for entry in entries:
+        protocol, prompts, n, _, clip, upsampled, ours, gain = cells(entry)
+        plain = (each.partition(" (")[0] for each in (clip, upsampled))
+        table.add_row(prompts, n, *plain, ours, gain, *([protocol] if protocols else []))
     Console(stderr=True).print(table)
 
 

@@ -1,12 +1,14 @@
 """Teachers: frozen models that say in one vector what an instruction makes of a face.
 
 Each turns N faces into (N, D), the plain mean of last hidden states over the positions its kind
-calls for. Nothing is decoded and nothing is trained.
+calls for. Nothing is decoded and nothing is trained. BLIP-2 and text teachers are not even loaded
+where all features are kept already: a head trains again without the memory of its teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,7 @@ from transformers import AutoConfig, AutoModel, Blip2ForConditionalGeneration
 
 from face_mllm.artifact import load_artifact
 from face_mllm.compose import folder_fingerprint
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.experts.exp_clip.config import TeacherConfig
 from face_mllm.features import squash
 from face_mllm.hardware import Hardware
@@ -61,7 +63,8 @@ class Blip2Teacher:
     """The paper's: BLIP-2 whose language model is a T5; only its encoder runs.
 
     The Q-Former sees the picture alone; its projected queries stand before the embedded
-    instruction (with end of sequence), and the mean is over all of these positions.
+    instruction (with end of sequence), and the mean is over all of these positions; with ``pool:
+    instruction`` over the instruction's.
     """
 
     reads = "image"
@@ -71,11 +74,17 @@ class Blip2Teacher:
     ) -> None:
         folder = resolve(config.model)
         self.batch, self.device, self.paper = config.batch_size, hardware.device, paper_preprocess
-        self.model = _blip2(folder, hardware)
+        self.whole, self.folder, self.hardware = config.pool != "instruction", folder, hardware
+        _check_t5(folder)
         self.processor = load_image_processor(folder)
         ids = load_tokenizer(folder)(config.instruction, return_tensors="pt")["input_ids"]
         self.ids = ids.to(self.device)
         self.identity = _identity(config, folder, hardware) | {"paper_preprocess": paper_preprocess}
+
+    @cached_property
+    def model(self) -> Any:
+        """Loaded for the first face whose feature is not kept yet."""
+        return _blip2(self.folder, self.hardware)
 
     def features(self, faces: Sequence[Image.Image]) -> torch.Tensor:
         """Mean over query and instruction positions, (N, D)."""
@@ -89,18 +98,26 @@ class Blip2Teacher:
         queries = self.model.get_image_features(given).pooler_output
         t5 = self.model.language_model
         words = t5.get_input_embeddings()(self.ids).expand(len(faces), -1, -1)
-        states = t5.get_encoder()(inputs_embeds=torch.cat([queries, words], 1))
-        return states.last_hidden_state.float().mean(1).cpu()
+        states = t5.get_encoder()(inputs_embeds=torch.cat([queries, words], 1)).last_hidden_state
+        pooled = states if self.whole else states[:, queries.shape[1] :]
+        return pooled.float().mean(1).cpu()
+
+
+def _check_t5(folder: Path) -> None:
+    """Refuse another model, or a BLIP-2 around a decoder, by its configuration alone."""
+    try:
+        kind = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no model ({brief(error)})", "check the path") from error
+    if kind.model_type != "blip-2" or kind.use_decoder_only_language_model:
+        raise UserError(
+            f"{folder}: no BLIP-2 with an encoder (T5) inside",
+            "give Salesforce/blip2-flan-t5-xl or -xxl, or choose teacher.kind: artifact",
+        )
 
 
 def _blip2(folder: Path, hardware: Hardware) -> Any:
     try:
-        kind = AutoConfig.from_pretrained(folder)
-        if kind.model_type != "blip-2" or kind.use_decoder_only_language_model:
-            raise UserError(
-                f"{folder}: no BLIP-2 with an encoder (T5) inside",
-                "give Salesforce/blip2-flan-t5-xl or -xxl, or choose teacher.kind: artifact",
-            )
         model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=hardware.torch_dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -189,12 +206,17 @@ class TextTeacher:
     def __init__(self, config: TeacherConfig, hardware: Hardware) -> None:
         folder = resolve(config.model)
         self.config, self.device = config, hardware.device
-        self.model, self.tokenizer = _text_model(folder, hardware), load_tokenizer(folder)
+        self.folder, self.hardware, self.tokenizer = folder, hardware, load_tokenizer(folder)
         self.whole = config.pool == "all" or (config.pool == "auto" and not _is_causal(folder))
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.identity = _identity(config, folder, hardware)
+
+    @cached_property
+    def model(self) -> Any:
+        """Loaded for the first caption whose feature is not kept yet."""
+        return _text_model(self.folder, self.hardware)
 
     def features(self, faces: Sequence[str]) -> torch.Tensor:
         """Mean over the positions of caption and instruction, or of the instruction, (N, D)."""
@@ -218,15 +240,16 @@ class TextTeacher:
                 "raise teacher.max_tokens or shorten the captions",
             )
         out = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-        kept = mask if self.whole else mask * self._after(captions, mask)
+        kept = mask if self.whole else mask * self._after(captions, ids)
         states, weight = out.last_hidden_state.float().cpu(), kept.unsqueeze(-1).float()
         return (states * weight).sum(1) / weight.sum(1)
 
-    def _after(self, captions: Sequence[str], mask: torch.Tensor) -> torch.Tensor:
-        """1 at positions after the caption."""
-        heads = self.tokenizer([f"{caption}\n" for caption in captions], add_special_tokens=False)
-        lengths = torch.tensor([len(ids) for ids in heads["input_ids"]]).unsqueeze(1)
-        return (torch.arange(mask.shape[1]) >= lengths).to(mask.dtype)
+    def _after(self, captions: Sequence[str], ids: torch.Tensor) -> torch.Tensor:
+        """1 at positions after the caption, whatever the tokenizer puts before and behind it."""
+        heads = self.tokenizer([f"{caption}\n" for caption in captions])["input_ids"]
+        pairs = zip(heads, ids.tolist(), strict=True)
+        lengths = torch.tensor([_common(head, row) for head, row in pairs]).unsqueeze(1)
+        return (torch.arange(ids.shape[1]) >= lengths).to(ids.dtype)
 
 
 def _text_model(folder: Path, hardware: Hardware) -> Any:

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import distributed
 
+from face_mllm.distributed import on_main
 from face_mllm.experts.exp_clip.artifact import save_expert
 from face_mllm.experts.exp_clip.config import ExpClipConfig
 from face_mllm.experts.exp_clip.faces import (
@@ -26,6 +27,7 @@ from face_mllm.experts.exp_clip.faces import (
 )
 from face_mllm.experts.exp_clip.fit import check_batch, fit
 from face_mllm.experts.exp_clip.loss import world
+from face_mllm.experts.exp_clip.preflight import check_teacher_width
 from face_mllm.experts.exp_clip.teachers import load_teacher
 from face_mllm.experts.pixels import exp_clip_rule
 from face_mllm.experts.preflight import checked_width
@@ -52,6 +54,8 @@ def train_exp_clip(config: ExpClipConfig, progress: Progress | None = None) -> P
             progress = _silent
         faces = UnlabelledFaces(config.data, config.split, config.max_faces)
         check_batch(config, len(faces))
+        if config.teacher.kind == "text":
+            faces.check_captions()
         clip, student, target = features(config, faces, progress)
         fitted = fit(student, target, clip.logit_scale, config, progress)
         if world()[0] == 0:
@@ -68,21 +72,27 @@ def train_exp_clip(config: ExpClipConfig, progress: Progress | None = None) -> P
 def features(
     config: ExpClipConfig, faces: UnlabelledFaces, progress: Progress
 ) -> tuple[FrozenClip, torch.Tensor, torch.Tensor]:
-    """The frozen CLIP, its features and the teacher's; the first process fills the store."""
-    rank, processes = world()
-    if processes > 1 and rank > 0:
-        distributed.barrier()
+    """The frozen CLIP, its features and the teacher's.
+
+    The first process fills the store, where the others then find them; what stops it stops all.
+    """
+    made: list[tuple[FrozenClip, torch.Tensor, torch.Tensor]] = []
+    on_main(lambda: made.append(_features(config, faces, progress)))
+    return made[0] if made else _features(config, faces, progress)
+
+
+def _features(
+    config: ExpClipConfig, faces: UnlabelledFaces, progress: Progress
+) -> tuple[FrozenClip, torch.Tensor, torch.Tensor]:
+    check_teacher_width(config.teacher)
     hardware = for_precision(config.precision)
     clip = FrozenClip(config.clip, exp_clip_rule(config.paper_preprocess), device=hardware.device)
     checked_width(config.clip, clip.width, config.clip_width, "clip_width")
     student = student_features(clip, faces, config.features, progress)
     teacher = load_teacher(config.teacher, hardware, config.paper_preprocess)
     target = teacher_features(teacher, faces, config.features, progress)
-    checked_width(config.teacher.model, target.shape[1], config.teacher.width, "teacher.width")
     del teacher
     release_memory()
-    if processes > 1 and rank == 0:
-        distributed.barrier()
     return clip, student, target
 
 

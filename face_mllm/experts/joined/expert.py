@@ -12,25 +12,25 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from face_mllm.errors import UserError
-from face_mllm.experts.exp_clip import artifact as exp_clip
-from face_mllm.experts.exp_clip.head import HEAD_FILE
+from face_mllm.experts.exp_clip.artifact import ExpClip
 from face_mllm.experts.exp_clip.zero_shot import prompt_features
 from face_mllm.experts.joined.heads import ExpClipJoinedHead, ExpertHead, MaskFerHead
 from face_mllm.experts.joined.look import Look
 from face_mllm.experts.joined.settings import HEAD_PART, ExpertBase
 from face_mllm.experts.joined.verdict import verdict
-from face_mllm.experts.loading import load_expert
-from face_mllm.experts.mask_fer import expert as mask_fer
+from face_mllm.experts.loading import (
+    FILES,
+    kind_of,
+    known_classes,
+    load_expert,
+    mark_trained_along,
+)
+from face_mllm.experts.mask_fer import MaskFerExpert
 from face_mllm.experts.mask_fer.config import LossSettings
 from face_mllm.features import FrozenClip
 from face_mllm.features.cache import model_identity
 
 FOLDER = "expert"  # inside an artifact
-FILES = {  # description and weights of each kind's folder
-    "mask_fer": (mask_fer.INFO_FILE, mask_fer.WEIGHTS_FILE),
-    "exp_clip": (exp_clip.INFO_FILE, HEAD_FILE),
-}
 
 
 class JoinedExpert:
@@ -50,7 +50,6 @@ class JoinedExpert:
         self.clip: FrozenClip
         self.head: ExpertHead
         self.classes: tuple[str, ...]
-        self.training: dict[str, Any]
         self.reads: str  # beside CLIP's embedding: pixels, tokens or nothing
         self._read: Callable[[Sequence[Image.Image]], tuple[torch.Tensor, torch.Tensor | None]]
         self._take(load_expert(folder))
@@ -59,18 +58,17 @@ class JoinedExpert:
         blank = self.look([Image.new("RGB", (64, 64))])
         self.width = blank.vectors.shape[1]
 
-    def _take(self, expert: Any) -> None:
+    def _take(self, expert: MaskFerExpert | ExpClip) -> None:
         """Take up what an expert of either kind brings."""
-        self.clip, self.classes = expert.clip, expert.classes
-        if isinstance(expert, mask_fer.MaskFerExpert):
-            self.training = expert.training
+        self.clip, self.classes = expert.clip, known_classes(self.folder, self.base.classes)
+        if isinstance(expert, MaskFerExpert):
             weights = LossSettings(**expert.training.get("config", {}).get("loss", {}))
             self.head = MaskFerHead(expert.model, expert.shape.logits_from, weights)
             self._read, self._eye = expert.read, expert.eye
             self.reads = expert.eye.reads
             return
-        self.training, self.reads = expert.info, "nothing"
-        texts = prompt_features(expert.clip, expert.classes, self.base.prompt_type)
+        self.reads = "nothing"
+        texts = prompt_features(expert.clip, self.classes, self.base.prompt_type)
         self.head = ExpClipJoinedHead(expert.head, texts, expert.clip.logit_scale)
         self._read = self._embedding
 
@@ -103,6 +101,8 @@ class JoinedExpert:
 
     def view(self, images: Sequence[Image.Image]) -> tuple[dict[str, torch.Tensor], list[str]]:
         """What the model is given of each face, and what the prompt says of it."""
+        if not (self.base.token or self.base.text):
+            return {}, [""] * len(images)
         found = self.look(images)
         return self.inputs(found), [self.words(row) for row in found.logs]
 
@@ -121,8 +121,14 @@ class JoinedExpert:
 
     def identity(self) -> dict[str, Any]:
         """All that decides what it sees beside the picture."""
-        about = {"head": model_identity(self.head), "kind": self.base.kind}
-        return {"clip": self.clip.identity(), **about, "prompts": self.base.prompt_type}
+        return {
+            "clip": self.clip.identity(),
+            "kind": self.base.kind,
+            "head": model_identity(self.head),
+            "logits": self.head.source,
+            "classes": list(self.classes),
+            "prompts": self.base.prompt_type,
+        }
 
     def save(self, folder: Path) -> None:
         """Write the expert into an artifact whose weights are already there.
@@ -141,24 +147,11 @@ class JoinedExpert:
             state = {k.removeprefix("net."): v for k, v in load_file(trained).items()}
             save_file(state, target / weights)
             trained.unlink()
+            mark_trained_along(target)
 
 
-def kind_of(folder: Path) -> str:
-    """``mask_fer`` or ``exp_clip``.
-
-    Raises:
-        UserError: the folder holds neither.
-    """
-    for kind, (about, _) in FILES.items():
-        if (folder / about).is_file():
-            return kind
-    raise UserError(
-        f"{folder}: no expert there",
-        "set expert.model to the folder of `face-mllm mask-fer train` or `exp-clip train`",
-    )
-
-
-def open_expert(folder: Path, device: str = "cpu", **changes: Any) -> JoinedExpert:
+def open_expert(folder: Path | str, device: str = "cpu", **changes: Any) -> JoinedExpert:
     """An expert's folder on its own; ``changes`` are attributes of its :class:`ExpertBase`."""
+    folder = Path(folder)
     base = ExpertBase(kind_of(folder), str(folder))
     return JoinedExpert(folder, dataclasses.replace(base, **changes), device)

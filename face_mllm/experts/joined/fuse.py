@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data_pipeline.records import read_manifest, whole_folder
 from eval.predict import predict_likelihood
-from eval.run import asking_for
-from eval.table import Faces, question_table
+from eval.table import Faces
 from face_mllm import distributed
 from face_mllm.artifact import STAGE_FILE, read_artifact
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
-from face_mllm.experts.joined.expert import FOLDER, JoinedExpert, open_expert
+from face_mllm.experts.joined.expert import FOLDER, JoinedExpert
 from face_mllm.experts.joined.fusion import (
     Array,
     Fusion,
@@ -34,14 +34,17 @@ from face_mllm.experts.joined.fusion import (
     spread,
     write_fusion,
 )
-from face_mllm.experts.joined.join import check_val
+from face_mllm.experts.joined.leaks import check_val_unseen
+from face_mllm.experts.joined.settings import ExpertBase
+from face_mllm.experts.joined.val import val_questions
+from face_mllm.experts.loading import kind_of, known_classes
 from face_mllm.model.processing import FaceProcessor
+from face_mllm.model_card import model_card
 from face_mllm.outputs import check_out
 from face_mllm.progress import Progress
 from face_mllm.scoring import LikelihoodScorer
 from face_mllm.train import manifest_fingerprint, say
 
-TASK = "expression"
 BATCH = 32
 
 
@@ -52,6 +55,7 @@ def fuse(
     expert: Path | None = None,
     faces: int = 2000,
     progress: Progress | None = None,
+    classes: int = 7,
 ) -> Path:
     """Write a copy of an artifact with late fusion in it.
 
@@ -62,34 +66,48 @@ def fuse(
         expert: folder of the expert to fuse with; None takes the artifact's own.
         faces: at most so many val faces, drawn by hash of id.
         progress: told of faces done.
+        classes: expressions that an Exp-CLIP given as ``expert`` tells apart: 7, 8 or 11.
 
     Raises:
-        UserError: no expert, two of them, no val split or no expression in it, ``out`` in use.
+        UserError: no expert, two of them, one that was trained on val faces, no val split or no
+            expression in it, ``out`` in use.
     """
     check_out(out)
-    check_val(data)
     artifact = read_artifact(model)
-    own = artifact.expert
-    if expert is not None and own is not None and (own.token or own.text):
-        raise UserError(
-            f"{model}: has an expert of its own", "leave out --expert to fuse with that one"
-        )
-    if expert is None and own is None:
-        raise UserError(f"{model}: no expert inside", "give one with --expert FOLDER")
+    base, source = _fused_base(model, artifact.expert, expert, classes)
+    val_questions(data, known_classes(source, base.classes), faces)
+    check_val_unseen(base, source, data)
+    given = None if expert is None else JoinedExpert(source, base)
     scorer = LikelihoodScorer.from_artifact(model)
-    if expert is not None:
-        scorer.processor.expert = open_expert(expert.resolve(), fusion=True)
-    joined: JoinedExpert = scorer.processor.expert
+    scorer.processor.expert = joined = given or scorer.processor.expert
     found = fit_on_val(scorer, data, faces, progress)
+    base = dataclasses.replace(base, fusion=True)
     with whole_folder(out) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
-        info = json.loads((folder / STAGE_FILE).read_text())
-        info["expert"] = dataclasses.replace(joined.base, fusion=True).to_json()
+        info = json.loads((folder / STAGE_FILE).read_text()) | {"expert": base.to_json()}
         (folder / STAGE_FILE).write_text(json.dumps(info, indent=1, default=str) + "\n")
+        card = model_card(artifact.bases, artifact.chain, artifact.adapters, base)
+        (folder / "README.md").write_text(card)
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         joined.save(folder)
         write_fusion(folder, found)
     return out
+
+
+def _fused_base(
+    model: Path, own: ExpertBase | None, expert: Path | None, classes: int
+) -> tuple[ExpertBase, Path]:
+    """Which expert is fused with and the folder it lies in."""
+    if expert is None:
+        if own is None:
+            raise UserError(f"{model}: no expert inside", "give one with --expert FOLDER")
+        return own, model / FOLDER
+    if own is not None and (own.token or own.text):
+        raise UserError(
+            f"{model}: has an expert of its own", "leave out --expert to fuse with that one"
+        )
+    folder = expert.expanduser().resolve()
+    return ExpertBase(kind_of(folder), str(folder), classes=classes), folder
 
 
 def fuse_stage(
@@ -104,7 +122,7 @@ def fuse_stage(
     The artifact is whole without it: what goes wrong here is said and costs no training.
     """
     remedy = f"face-mllm fuse --model {config.out} --data {config.data} --out NEW"
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+    if is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
         say(f"[yellow]late fusion needs whole weights in one process:[/] {remedy}")
         return
     faces = config.expert.fusion_faces if config.expert else 2000
@@ -131,14 +149,12 @@ def fit_on_val(
     Raises:
         UserError: no val split, or no face whose expression both can name.
     """
-    manifest = read_manifest(data)
-    check_val(data)
-    chosen = Faces(data, "val", faces, 0)
-    table = question_table(chosen.labels(), asking_for(manifest, [TASK]))
+    expert: JoinedExpert = scorer.processor.expert
+    chosen, table = val_questions(data, expert.classes, faces)
     told = progress or (lambda _done, _total, _text: None)
     scored = predict_likelihood(scorer, chosen, table, told)
-    logs = expert_logs(scorer.processor.expert, chosen, scored, told)
-    found = fit(groups_of(scored, logs), manifest_fingerprint(manifest))
+    logs = expert_logs(expert, chosen, scored, told)
+    found = fit(groups_of(scored, logs), manifest_fingerprint(read_manifest(data)))
     say(f"[dim]{words(found)}")
     return found
 
@@ -198,4 +214,11 @@ def words(fusion: Fusion) -> str:
     figures = ", ".join(
         f"{name} UAR {val[name]['uar']:.3f}" for name in ("mllm", "expert", "fused")
     )
-    return f"late fusion on {val['faces']} val faces: weight {fusion.weight:.2f}; {figures}"
+    before, after = val["uncalibrated"]["mllm"]["ece"], val["fused"]["ece"]
+    line = (
+        f"late fusion on {val['faces']} val faces: weight {fusion.weight:.2f}; {figures}; "
+        f"calibration error {before:.3f} (mllm alone) -> {after:.3f}"
+    )
+    if fusion.unsettled:
+        line += "; too few or too easy faces: its probabilities are not calibrated"
+    return line

@@ -28,7 +28,7 @@ from face_mllm.outputs import write_whole
 Array = NDArray[np.float64]
 FUSION_FILE = "fusion.json"
 GRID = tuple(round(step / 20, 2) for step in range(21))
-TEMPERATURES = (0.05, 50.0)  # a sharper or softer one says that the val split is degenerate
+TEMPERATURES = (0.05, 50.0)  # sharper: a val split without mistakes; softer: pure noise
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Fusion:
         weight: of the expert, 0 to 1.
         mllm_temperature, expert_temperature: of each alone.
         temperature: of the fused ones.
-        val: figures on the val split: ``faces`` and, for ``mllm``, ``expert`` and ``fused``, UAR,
-            WAR and negative log-likelihood after calibration.
+        val: figures on the val split: ``faces`` and, for ``mllm``, ``expert`` and ``fused``, what
+            :func:`measure` tells after calibration; ``uncalibrated`` the same of ``mllm`` and
+            ``expert`` before.
         data_fingerprint: of the dataset whose val split was used.
     """
 
@@ -67,6 +68,12 @@ class Fusion:
     temperature: float
     val: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a temperature ran into its lower bound: no mistake on val to tell it by."""
+        found = (self.mllm_temperature, self.expert_temperature, self.temperature)
+        return min(found) < 1.01 * TEMPERATURES[0]
 
     def fused(self, mllm: Array, expert: Array) -> Array:
         """Calibrated log-probabilities [..., C].
@@ -159,6 +166,10 @@ def fit(groups: Sequence[Group], fingerprint: str = "") -> Fusion:
         "mllm": measure(usable, [chosen.calibrated(g.mllm) for g in usable]),
         "expert": measure(usable, [g.expert / expert_t for g in usable]),
         "fused": measure(usable, [chosen.fused(g.mllm, g.expert) for g in usable]),
+        "uncalibrated": {
+            "mllm": measure(usable, [g.mllm for g in usable]),
+            "expert": measure(usable, [g.expert for g in usable]),
+        },
     }
     temperatures = (mllm_t, expert_t, chosen.temperature)
     return Fusion(chosen.weight, *temperatures, val=val, data_fingerprint=fingerprint)
@@ -208,24 +219,35 @@ def choose(trials: Sequence[Trial]) -> Fusion:
 
 
 def measure(groups: Sequence[Group], logs: Sequence[Array]) -> dict[str, float]:
-    """UAR, WAR and mean negative log-likelihood of answers to the groups' questions.
+    """UAR, WAR, mean negative log-likelihood and calibration error of answers to the groups.
 
     The likelihood is over the faces whose class is known to whoever answers.
+
+    Args:
+        groups: the questions.
+        logs: of each group, log-likelihoods [N, C]; they need not sum to one.
     """
     names = list(dict.fromkeys(word for group in groups for word in group.choices))
-    truth, guess, losses = [], [], []
+    truth, guess, losses, chances = [], [], [], []
     for group, answer in zip(groups, logs, strict=True):
         index = np.array([names.index(word) for word in group.choices])
         truth.append(index[group.truth])
         guess.append(index[answer.argmax(-1)])
         losses.append(-_picked(log_softmax(answer), group.truth))
+        chances.append(np.exp(log_softmax(answer).max(-1)))
     everyone = np.concatenate(truth).astype(np.float64)
     said = np.concatenate(guess).astype(np.float64)
     nobody = np.zeros(len(everyone), dtype=np.int64)
     counts = metrics.confusion_by_subject(everyone, said, len(names), nobody, 1)[0]
     loss = np.concatenate(losses)
-    nll = float(loss[np.isfinite(loss)].mean())
-    return {"uar": float(metrics.uar(counts)), "war": float(metrics.war(counts)), "nll": nll}
+    chance = np.concatenate(chances)
+    able = np.isfinite(chance)  # not where the expert knows none of the choices
+    return {
+        "uar": float(metrics.uar(counts)),
+        "war": float(metrics.war(counts)),
+        "nll": float(loss[np.isfinite(loss)].mean()),
+        "ece": metrics.calibration_error(chance[able], (said == everyone)[able]),
+    }
 
 
 def _picked(logs: Array, truth: NDArray[np.int64]) -> Array:

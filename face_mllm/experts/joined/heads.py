@@ -19,7 +19,12 @@ class ExpertHead(nn.Module):
 
     Args:
         net: the trained part, whose weights the expert's folder holds.
+
+    Attributes:
+        source: name of the way its vectors become logits, where there are several.
     """
+
+    source: str = ""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

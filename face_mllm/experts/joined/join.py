@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 
-from data_pipeline.records import load_split, read_manifest
 from face_mllm.artifact import Artifact
 from face_mllm.config import StageConfig
 from face_mllm.errors import UserError
-from face_mllm.experts.joined.expert import FOLDER, JoinedExpert, kind_of
-from face_mllm.experts.joined.settings import (
-    AUTO,
-    IN_SAMPLE,
-    OUT_OF_FOLD,
-    UNSEEN,
-    ExpertBase,
-    ExpertSettings,
-)
+from face_mllm.experts.joined.expert import FOLDER, JoinedExpert
+from face_mllm.experts.joined.leaks import check_val_unseen, verdict_source, warn_of_token
+from face_mllm.experts.joined.settings import AUTO, ExpertBase, ExpertSettings
+from face_mllm.experts.joined.val import val_questions
+from face_mllm.experts.loading import kind_of, known_classes
 from face_mllm.hardware import best_device
 from face_mllm.model import FaceMLLMForConditionalGeneration
 from face_mllm.model.expert import ExpertProjector
@@ -103,11 +98,12 @@ def stage_expert(
     given = settings or ExpertSettings()
     base = first_base(given, before, init_from, kind_of)
     folder = Path(base.source) if given.model is not None else Path(str(init_from)) / FOLDER
-    settled = settled_base(given, base)
+    settled = settled_base(given, base, before)
     if settled is None:
         return None
     if settled.fusion:
-        check_val(data)
+        val_questions(data, known_classes(folder, settled.classes), given.fusion_faces)
+        check_val_unseen(settled, folder, data)
     said = verdict_source(given, settled, folder, data) if settled.text else ""
     return dataclasses.replace(settled, verdicts=said), folder
 
@@ -140,19 +136,45 @@ def first_base(
         return ExpertBase(kind(folder), str(folder), hidden=given.hidden)
     if before is None or init_from is None:
         raise UserError("expert without a model", "set expert.model to the expert's folder")
-    return before if before.token else dataclasses.replace(before, hidden=given.hidden)
+    if not before.token:
+        return dataclasses.replace(before, hidden=given.hidden)
+    if given.hidden not in (0, before.hidden):
+        raise UserError(
+            f"expert.hidden: {given.hidden}, but the token of {init_from} was made with "
+            f"{before.hidden}",
+            "leave expert.hidden out to go on with it",
+        )
+    return before
 
 
-def settled_base(given: ExpertSettings, base: ExpertBase) -> ExpertBase | None:
+def settled_base(
+    given: ExpertSettings, base: ExpertBase, before: ExpertBase | None
+) -> ExpertBase | None:
     """How a stage joins its expert; None where every way is switched off.
 
+    Args:
+        given: settings of the stage.
+        base: of :func:`first_base`.
+        before: what the previous artifact has.
+
     Raises:
-        UserError: a head that cannot train along.
+        UserError: a head that cannot train along, or a setting that would change nothing.
     """
-    base = dataclasses.replace(base, **_chosen(given, base, "token", "text", "fusion"))
-    base = dataclasses.replace(base, **_chosen(given, base, "most", "prompt_type"))
+    for key in ("classes", "prompt_type"):
+        if getattr(given, key) is not None and base.kind == "mask_fer":
+            raise UserError(
+                f"expert.{key}: {getattr(given, key)}, but a mask-FER answers for the classes it "
+                "was trained on",
+                f"leave expert.{key} out; it is for an Exp-CLIP",
+            )
+    named = ("token", "text", "fusion", "most", "prompt_type", "classes")
+    base = dataclasses.replace(base, **_chosen(given, base, *named))
+    if given.verdicts != AUTO and not base.text:
+        raise UserError("expert.verdicts without verdicts in the prompt", "set expert.text: true")
     if not (base.token or base.text or base.fusion):
         return None
+    if given.train == "frozen" and base.token and not (before and before.token):
+        raise UserError("expert.train: frozen, but its token is new", "set expert.train: full")
     if given.head == "full" and not base.token:
         raise UserError("expert.head: full without a token", "set expert.token: true")
     if given.head == "full" and base.text:
@@ -164,69 +186,3 @@ def _chosen(given: ExpertSettings, base: ExpertBase, *names: str) -> dict[str, A
     """Settings given, else those of the base."""
     chosen = {name: getattr(given, name) for name in names}
     return {k: getattr(base, k) if value is None else value for k, value in chosen.items()}
-
-
-def verdict_source(given: ExpertSettings, base: ExpertBase, folder: Path, data: Path) -> str:
-    """Where the verdicts on training faces come from, refusing those that leak.
-
-    An expert is surer of a face it was trained on than it will be of any other, and an LLM that
-    learns from such verdicts learns to believe them.
-
-    Raises:
-        UserError: the expert was trained on labels of these faces, or it cannot be told.
-    """
-    if given.verdicts not in (AUTO, IN_SAMPLE):
-        return OUT_OF_FOLD
-    if not knows_labels(base, folder, data):
-        return UNSEEN
-    if given.verdicts == AUTO:
-        raise UserError(
-            f"{base.source} was trained on labels of faces in {data}: its verdicts on them are "
-            "surer than on any new face",
-            "make some with `face-mllm mask-fer verdicts` and set expert.verdicts to the file, "
-            "or accept them with expert.verdicts: in_sample",
-        )
-    return IN_SAMPLE
-
-
-def knows_labels(base: ExpertBase, folder: Path, data: Path) -> bool:
-    """Whether the expert was trained on labels of this dataset's training faces.
-
-    Exp-CLIP reads no label. mask-FER's folder names its data; where that is gone, the answer is
-    yes, since nobody can tell.
-    """
-    if base.trained_along:
-        return True
-    if base.kind == "exp_clip":
-        return False
-    from face_mllm.experts.mask_fer.expert import read_info
-    from face_mllm.train import manifest_fingerprint
-
-    training = read_info(folder)[1]
-    if training.get("data_fingerprint") == manifest_fingerprint(read_manifest(data)):
-        return True
-    theirs = Path(training.get("data") or "unknown")
-    if not any(theirs.glob("train-*.parquet")):
-        return True
-    ids = set(load_split(theirs, "train")["id"][:])
-    return not ids.isdisjoint(load_split(data, "train")["id"][:])
-
-
-def check_val(data: Path) -> None:
-    """Late fusion is fitted on the val split and on nothing else."""
-    if not any(data.glob("val-*.parquet")):
-        raise UserError(
-            f"{data}: no val split to fit late fusion on",
-            "build the data with one, or set expert.fusion: false",
-        )
-
-
-def warn_of_token(base: ExpertBase, folder: Path, data: Path) -> None:
-    """Say where a token's vectors are of faces the expert knows by heart."""
-    from face_mllm.train import say
-
-    if base.token and knows_labels(base, folder, data):
-        say(
-            f"[yellow]note[/] {base.source} was trained on labels of these faces: its vectors "
-            "separate them better than new ones"
-        )

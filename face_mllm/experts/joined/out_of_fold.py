@@ -19,6 +19,7 @@ from data_pipeline.records import FaceRecord, load_split
 from eval.tasks import rank
 from face_mllm.errors import UserError
 from face_mllm.experts.joined.verdict import write_verdicts
+from face_mllm.experts.loading import kind_of
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert, read_info
 from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
@@ -53,6 +54,11 @@ def out_of_fold(
         UserError: no such expert, too few faces for the folds.
     """
     check_file(out)
+    if kind_of(model) == "exp_clip":
+        raise UserError(
+            f"{model}: an Exp-CLIP reads no label, so it needs no folds",
+            "leave expert.verdicts out: the stage asks the expert itself",
+        )
     _, training = read_info(model)
     told = progress or (lambda _done, _total, _text: None)
     logs: dict[str, torch.Tensor] = {}
@@ -65,8 +71,9 @@ def out_of_fold(
             name: fold(subject or name, folds, config.seed)
             for name, subject in zip(rows["id"][:], rows["subject"][:], strict=True)
         }
-        for number in range(folds):
-            expert = _trained(config, train, val, fold_of, number, cache)
+        taught = [_others(data, train, fold_of, number) for number in range(folds)]
+        for number, others in enumerate(taught):
+            expert = _trained(config, others, val, cache)
             chosen = [k for k, name in enumerate(rows["id"][:]) if fold_of[name] == number]
             records = (FaceRecord.from_row({**rows[k], "qa": ()}) for k in chosen)
             for batch in batches(records, BATCH):
@@ -78,19 +85,24 @@ def out_of_fold(
     return out
 
 
-def _trained(
-    config: MaskFerConfig,
-    train: ExpressionFaces,
-    val: ExpressionFaces,
-    fold_of: dict[str, int],
-    number: int,
-    cache: Path | None,
-) -> MaskFerExpert:
-    """An expert trained without the subjects of one fold."""
+def _others(
+    data: Path, train: ExpressionFaces, fold_of: dict[str, int], number: int
+) -> ExpressionFaces:
+    """Labelled faces of all subjects but those of one fold."""
     kept = [k for k, name in enumerate(train.column("id")) if fold_of.get(name, -1) != number]
-    if len(kept) == len(train):
-        raise UserError(f"{config.data}: fold {number + 1} has no labelled face", "lower --folds")
-    run = Run(config, for_precision(config.precision), train.take(kept), val, cache)
+    if len(kept) in (0, len(train)):
+        which = "no" if kept else "every"
+        raise UserError(
+            f"{data}: fold {number + 1} has {which} labelled face", "choose fewer or more --folds"
+        )
+    return train.take(kept)
+
+
+def _trained(
+    config: MaskFerConfig, train: ExpressionFaces, val: ExpressionFaces, cache: Path | None
+) -> MaskFerExpert:
+    """An expert trained on some of the subjects."""
+    run = Run(config, for_precision(config.precision), train, val, cache)
     run.prepare()
     while run.step < run.steps:
         run.advance()

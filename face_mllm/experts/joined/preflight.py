@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from face_mllm.configio import load_yaml_model
-from face_mllm.errors import UserError
-from face_mllm.experts.exp_clip.artifact import INFO_FILE as EXP_CLIP_FILE
+from face_mllm.errors import UserError, brief
 from face_mllm.experts.exp_clip.config import ExpClipConfig
-from face_mllm.experts.exp_clip.head import HEAD_FILE, WEIGHT, ExpClipHead
+from face_mllm.experts.exp_clip.head import WEIGHT, ExpClipHead
 from face_mllm.experts.exp_clip.preflight import teacher_width_of
 from face_mllm.experts.exp_clip.prompts import CLASSES
-from face_mllm.experts.joined.expert import kind_of
 from face_mllm.experts.joined.heads import ExpertHead
 from face_mllm.experts.joined.join import first_base, settled_base
 from face_mllm.experts.joined.settings import ExpertBase, ExpertSettings
+from face_mllm.experts.loading import FILES, kind_of, training_of
 from face_mllm.experts.mask_fer.config import LossSettings, MaskFerConfig
-from face_mllm.experts.mask_fer.expert import (
-    INFO_FILE,
-    WEIGHTS_FILE,
-    build_model,
-    read_info,
-    shape_of,
-)
+from face_mllm.experts.mask_fer.expert import build_model, read_info, shape_of
 from face_mllm.experts.preflight import here
 from face_mllm.features import FrozenClip
 from face_mllm.model import FaceMLLMForConditionalGeneration
@@ -134,9 +128,14 @@ def planned_expert(
     if given.model is not None:
         outline = outline_of(Path(given.model).expanduser(), siblings)
     kind = outline.kind if outline else ""
-    base = first_base(given, before.base if before else None, init_from, lambda _folder: kind)
-    settled = settled_base(given, base)
-    return PlannedExpert(settled, outline) if settled and outline else None
+    inherited = before.base if before else None
+    base = first_base(given, inherited, init_from, lambda _folder: kind)
+    settled = settled_base(given, base, inherited)
+    if settled is None or outline is None:
+        return None
+    if settled.kind == "exp_clip":
+        outline = dataclasses.replace(outline, classes=CLASSES[: settled.classes])
+    return PlannedExpert(settled, outline)
 
 
 def outline_of(folder: Path, siblings: Path) -> Outline:
@@ -147,9 +146,9 @@ def outline_of(folder: Path, siblings: Path) -> Outline:
         siblings: folder of configs; its experts are known by their ``out``.
 
     Raises:
-        UserError: neither written nor any sibling's ``out``.
+        UserError: neither written nor any sibling's ``out``, or damaged.
     """
-    if any((folder / name).is_file() for name in (INFO_FILE, EXP_CLIP_FILE)):
+    if any((folder / about).is_file() for about, _ in FILES.values()):
         return _written(folder)
     for path in (*sorted(siblings.glob("*.yaml")), *sorted(siblings.glob("experts/*.yaml"))):
         source = f"{path.name}, not run yet"
@@ -169,20 +168,26 @@ def outline_of(folder: Path, siblings: Path) -> Outline:
 
 
 def _written(folder: Path) -> Outline:
-    source = str(folder)
-    if kind_of(folder) == "exp_clip":
-        with safe_open(folder / HEAD_FILE, "pt") as file:
-            teacher, clip = file.get_slice(WEIGHT).get_shape()
-        return _exp_clip(clip, teacher, "its frozen CLIP", source)
+    kind, clip = kind_of(folder), training_of(folder).get("clip", "")
+    weights = folder / FILES[kind][1]
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{weights}: missing or damaged ({brief(error)})", "train the expert again"
+        ) from error
+    if kind == "exp_clip":
+        if WEIGHT not in shapes:
+            raise UserError(f"{weights}: holds no matrix {WEIGHT}", "train the head again")
+        teacher, width = shapes[WEIGHT]
+        return _exp_clip(width, teacher, clip, str(folder))
     shape, training = read_info(folder)
-    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
-        patches = TOKEN_LAYER in file.keys()  # noqa: SIM118
-        tokens = file.get_slice(TOKEN_LAYER).get_shape()[0] if patches else 0
     with torch.device("meta"):
-        head = build_model(shape, shape.clip["width"], tokens)
+        head = build_model(shape, shape.clip["width"], (shapes.get(TOKEN_LAYER) or [0])[0])
     loss = LossSettings(**training.get("config", {}).get("loss", {}))
-    clip_name = str(shape.clip["model"])
-    return Outline("mask_fer", head.width, shape.classes, head, clip_name, loss, source)
+    name = str(shape.clip["model"])
+    return Outline(kind, head.width, shape.classes, head, name, loss, str(folder))
 
 
 def _of_mask_fer(config: MaskFerConfig, source: str) -> Outline:
@@ -218,4 +223,4 @@ def _of_exp_clip(config: ExpClipConfig, source: str) -> Outline:
 def _exp_clip(clip: int, teacher: int, name: str, source: str) -> Outline:
     with torch.device("meta"):
         head = ExpClipHead(clip, teacher)
-    return Outline("exp_clip", teacher, tuple(CLASSES[:7]), head, name, None, source)
+    return Outline("exp_clip", teacher, CLASSES[:7], head, name, None, source)

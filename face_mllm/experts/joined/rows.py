@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,23 @@ class ExpertRows:
         if expert.base.text and settings.verdicts not in (AUTO, IN_SAMPLE):
             self.verdicts = Verdicts(Path(settings.verdicts), expert.classes)
         self.cache: FeatureCache | None = None
+
+    @property
+    def sees_faces(self) -> bool:
+        """Whether a visit needs the expert's own look at the face."""
+        base = self.expert.base
+        return base.token or (base.text and self.verdicts is None)
+
+    def order(self) -> dict[str, Any]:
+        """What of the expert decides a step; it must not change within a run."""
+        if not (self.expert.base.token or self.expert.base.text):
+            return {}
+        identity = json.dumps(self.expert.identity(), sort_keys=True)
+        about = dataclasses.asdict(self.expert.base) | {"loss_weight": self.weight}
+        if self.verdicts:
+            about["verdicts"] = sha256(self.verdicts.path.read_bytes()).hexdigest()
+        kept = {key: value for key, value in about.items() if key not in ("source", "fusion")}
+        return {"expert": kept | {"identity": sha256(identity.encode()).hexdigest()}}
 
     def told(self, record: FaceRecord, asked: Sequence[QA]) -> list[QA]:
         """Questions with the verdict before each; as they are where it is switched off."""
@@ -83,6 +102,8 @@ class ExpertRows:
         Without this a face is looked at on each visit. Where the head trains along, only what
         CLIP makes of the face is taken from the cache.
         """
+        if not self.sees_faces:
+            return
         identity = {**self.expert.identity(), "reads": self.expert.trains_along}
         cache = FeatureCache(identity)
         share = rows.visited()[accelerator.process_index :: accelerator.num_processes]

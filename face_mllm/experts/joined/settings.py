@@ -11,6 +11,7 @@ from face_mllm.configio import Strict
 
 Training = Literal["frozen", "full"]
 HEAD_PART = "expert_head"  # the expert's own head, while it trains along
+LOSS_WEIGHT = 0.1
 AUTO, IN_SAMPLE, UNSEEN, OUT_OF_FOLD = "auto", "in_sample", "unseen", "out_of_fold"
 
 
@@ -33,7 +34,7 @@ class ExpertSettings(Strict):
         2e-5, gt=0, description="of that head, which knows its trade already"
     )
     loss_weight: float = Field(
-        0.1, gt=0, description="of the expert's own loss on labelled faces, with head: full"
+        LOSS_WEIGHT, gt=0, description="of the expert's own loss on labelled faces, with head: full"
     )
     verdicts: str = Field(
         AUTO,
@@ -44,12 +45,17 @@ class ExpertSettings(Strict):
     prompt_type: int | None = Field(
         None, ge=1, le=5, description="of an Exp-CLIP expert's verdicts; None: 5"
     )
+    classes: Literal[7, 8, 11] | None = Field(
+        None, description="expressions an Exp-CLIP expert tells apart (8: with contempt); None: 7"
+    )
     fusion_faces: int = Field(2000, ge=1, description="val faces the fusion is fitted on, at most")
 
     @model_validator(mode="after")
     def _fits(self) -> ExpertSettings:
         if self.head == "full" and self.text:
             raise ValueError("expert.text needs head: frozen, or what it says would change")
+        if self.loss_weight != LOSS_WEIGHT and self.head != "full":
+            raise ValueError("expert.loss_weight needs head: full, or nothing learns from it")
         return self
 
 
@@ -64,6 +70,7 @@ class ExpertBase:
         hidden: inner width of the token's projector.
         most: classes a verdict names.
         prompt_type: of Exp-CLIP's class logits.
+        classes: expressions an Exp-CLIP tells apart; a mask-FER has its own.
         verdicts: where those of the training faces came from: ``unseen`` by the expert,
             ``in_sample``, ``out_of_fold``, or empty without text.
         trained_along: whether a stage trained its head, on labels of that stage's faces.
@@ -77,6 +84,7 @@ class ExpertBase:
     hidden: int = 0
     most: int = 2
     prompt_type: int = 5
+    classes: int = 7
     verdicts: str = ""
     trained_along: bool = False
 

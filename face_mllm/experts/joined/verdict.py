@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.outputs import whole_file
 
 ABOUT = b"face_mllm"  # key of the file's own description
@@ -59,27 +59,44 @@ class Verdicts:
     """
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        remedy = "set expert.verdicts to a file of `face-mllm mask-fer verdicts`, or to auto"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of verdicts", remedy)
         try:
             table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[ABOUT])
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            known = json.loads((table.schema.metadata or {})[ABOUT])["classes"]
+            names = table["id"].to_pylist()
+            logs = torch.tensor(table["log_probabilities"].to_pylist(), dtype=torch.float64)
+            if known == list(classes) and logs.shape != (len(names), len(known)):
+                raise ValueError(f"not {len(known)} numbers a face")
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a file of verdicts ({brief(error)})", remedy) from error
+        if known != list(classes):
             raise UserError(
-                f"{path}: not a file of verdicts ({error})",
-                "set expert.verdicts to a file of `face-mllm mask-fer verdicts`, or to auto",
-            ) from error
-        if about["classes"] != list(classes):
-            raise UserError(
-                f"{path}: verdicts on {about['classes']}, the expert knows {list(classes)}",
+                f"{path}: verdicts on {known}, the expert knows {list(classes)}",
                 "make the verdicts with the expert of this stage",
             )
-        self.path = path
-        self.rows = {name: k for k, name in enumerate(table["id"].to_pylist())}
-        self.logs = torch.tensor(table["log_probabilities"].to_pylist(), dtype=torch.float64)
+        self.path, self.logs = path, logs
+        self.rows = {name: k for k, name in enumerate(names)}
+
+    def check(self, names: Sequence[str]) -> None:
+        """Every face has its verdict.
+
+        Args:
+            names: ids of the faces.
+
+        Raises:
+            UserError: some have none.
+        """
+        lacking = [name for name in names if name not in self.rows]
+        if lacking:
+            raise UserError(
+                f"{self.path}: no verdict on {len(lacking)} of {len(names)} training faces, such "
+                f"as {lacking[0]}",
+                "make the verdicts on this stage's data",
+            )
 
     def of(self, name: str) -> torch.Tensor:
         """Log-probabilities [K] of a face."""
-        if name not in self.rows:
-            raise UserError(
-                f"{self.path}: no verdict on {name}", "make the verdicts on this stage's data"
-            )
+        self.check([name])
         return self.logs[self.rows[name]]

@@ -61,7 +61,8 @@ class PatchHeadMask(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Mask logits of tokens [N, T, C]."""
-        return self.layers(tokens).mean(1)
+        # the mean goes through the last layer, so that one reads a face instead of every token
+        return self.layers[-1](self.layers[:-1](tokens).mean(1))
 
 
 class Match(nn.Module):

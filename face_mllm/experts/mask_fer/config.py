@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from data_pipeline.labels.expressions import (
     CLASS_SETS,
@@ -47,8 +48,8 @@ class MaskSettings(Strict):
         "weights (.safetensors, .pth); None starts from scratch",
     )
     embedding_size: int = Field(64, ge=4, description="channels of the stem")
-    hidden_sizes: tuple[int, ...] = (64, 128, 256, 512)
-    depths: tuple[int, ...] = (2, 2, 2, 2)
+    hidden_sizes: tuple[PositiveInt, ...] = Field((64, 128, 256, 512), min_length=1)
+    depths: tuple[PositiveInt, ...] = (2, 2, 2, 2)
     layer_type: Literal["basic", "bottleneck"] = "basic"
     size: int = Field(0, ge=0, description="input side; 0 takes CLIP's")
     hidden: int = Field(256, ge=1, description="inner width of patch_head")
@@ -86,6 +87,13 @@ class AugmentSettings(Strict):
     erase: float = Field(0.5, ge=0, le=1, description="share that loses a rectangle")
     erase_area: tuple[float, float] = Field((0.02, 0.25), description="share of the picture")
 
+    @field_validator("erase_area")
+    @classmethod
+    def _a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 1:
+            raise ValueError("two shares of the picture, from 0 to 1, the smaller one first")
+        return value
+
 
 class MaskFerConfig(Strict):
     """Training of mask-FER."""
@@ -93,7 +101,7 @@ class MaskFerConfig(Strict):
     kind: Literal["mask_fer"] = "mask_fer"
     data: Path = Field(description="built dataset with a train split; its test split is not read")
     out: Path = Field(description="artifact folder to write")
-    seed: int = 3407
+    seed: int = Field(3407, ge=0, lt=2**32)
     classes: tuple[str, ...] = Field(
         NAMED_CLASSES["basic7"], description="names in order, or basic7, canonical8, cafe7"
     )
@@ -143,8 +151,10 @@ class MaskFerConfig(Strict):
 
     @field_validator("remap")
     @classmethod
-    def _canonical_remap(cls, value: dict[str, str]) -> dict[str, str]:
-        return {class_name(old): class_name(new) for old, new in value.items()}
+    def _canonical_remap(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        remap = {class_name(old): class_name(new) for old, new in value.items()}
+        check_remap(remap, info.data.get("classes", tuple(remap.values())))
+        return remap
 
 
 def class_name(word: str) -> str:
@@ -159,3 +169,16 @@ def class_name(word: str) -> str:
         return canonical_expression(word)
     except UserError as error:
         raise ValueError(str(error)) from error
+
+
+def check_remap(remap: Mapping[str, str], classes: Sequence[str]) -> None:
+    """Refuse a remap that would lose faces instead of counting them under another class.
+
+    Raises:
+        ValueError: one leads to a class that is none of these.
+    """
+    for old, new in remap.items():
+        if new not in classes:
+            raise ValueError(
+                f"{old} -> {new}, but {new} is none of the classes {', '.join(classes)}"
+            )

@@ -17,9 +17,13 @@ from eval import metrics
 from eval.results import Estimate, Key, entries, estimate, number
 from face_mllm.artifact import package_versions
 from face_mllm.errors import UserError
-from face_mllm.experts.mask_fer.config import class_name
+from face_mllm.experts.mask_fer.config import check_remap, class_name
 from face_mllm.experts.mask_fer.expert import MaskFerExpert
-from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_expressions
+from face_mllm.experts.mask_fer.faces import (
+    ExpressionFaces,
+    load_expressions,
+    source_names,
+)
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.model import LogitsFrom
 from face_mllm.hardware import choose_hardware
@@ -28,6 +32,8 @@ from face_mllm.progress import Progress
 from face_mllm.train import manifest_fingerprint
 
 METRICS = ("war", "uar", "f1_macro")
+# what is read of the description of a training
+NEEDED = ("config", "class_counts", "data_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Measured:
         baseline: the same for always answering the training split's most frequent class.
         scored: one row a face.
         left_out: faces whose class the expert does not know, by name.
+        shared: sources it has in common with the training data although it is another dataset:
+            the same faces may be in both.
     """
 
     data: Path
@@ -49,6 +57,7 @@ class Measured:
     baseline: dict[Key, Estimate]
     scored: pd.DataFrame
     left_out: dict[str, int]
+    shared: tuple[str, ...] = ()
 
     def figure(self, metric: str) -> Estimate:
         """The figure over all classes."""
@@ -82,13 +91,19 @@ def evaluate(
 
     Returns:
         The content of results.json.
+
+    Raises:
+        UserError: no such artifact, or one that does not say how it was trained; datasets that
+            cannot be measured.
     """
     check_out(out)
     expert = MaskFerExpert.from_pretrained(model, choose_hardware().device)
-    mapping = expert.training["config"]["remap"] if remap is None else remap
+    for key in NEEDED:
+        if key not in expert.training:
+            raise UserError(f"{model}: says no {key} of its training", "train it again")
+    datasets = load_datasets(data, split, expert, remap)  # all of them, before any picture
     measured = []
-    for number_, root in enumerate(data):
-        faces = load_expressions(root, split, expert.classes, mapping)
+    for number_, (root, faces) in enumerate(zip(data, datasets, strict=True)):
         inputs = Inputs(faces, expert.clip, expert.eye, cache=cache)
         inputs.compute(False, progress)
         answers = expert.answer_all(inputs, len(faces), logits_from).double().numpy()
@@ -100,6 +115,24 @@ def evaluate(
         table = pd.concat([each.scored.assign(data=str(each.data)) for each in measured])
         table.to_parquet(partial / "predictions.parquet", index=False)
     return found
+
+
+def load_datasets(
+    data: Sequence[Path], split: str, expert: MaskFerExpert, remap: Mapping[str, str] | None
+) -> list[ExpressionFaces]:
+    """The faces of every dataset; no picture is opened.
+
+    Raises:
+        UserError: a dataset without manifest, split or faces of the classes; a remap to none.
+    """
+    mapping = expert.training["config"]["remap"] if remap is None else remap
+    try:
+        check_remap(mapping, expert.classes)
+    except ValueError as error:
+        raise UserError(f"remap {error}", "choose one of the expert's classes") from error
+    for root in data:
+        read_manifest(root)
+    return [load_expressions(root, split, expert.classes, mapping) for root in data]
 
 
 def _measure(
@@ -114,13 +147,17 @@ def _measure(
     scored["log_likelihoods"] = list(answers)
     scored["prediction"] = answers.argmax(-1).astype(np.float64)
     majority = float(np.argmax(expert.training["class_counts"]))
+    manifest = read_manifest(root)
+    is_source = manifest_fingerprint(manifest) == expert.training["data_fingerprint"]
+    common = set(source_names(manifest)) & set(expert.training.get("sources", ()))
     return Measured(
         root,
-        manifest_fingerprint(read_manifest(root)) == expert.training["data_fingerprint"],
+        is_source,
         estimate(scored, seed),
         estimate(scored.assign(prediction=majority), seed),
         scored,
         dict(faces.left_out),
+        () if is_source else tuple(sorted(common)),
     )
 
 
@@ -144,7 +181,7 @@ def _table(root: Path, faces: ExpressionFaces, classes: tuple[str, ...], split: 
 
 def _results(model: Path, split: str, seed: int, measured: list[Measured]) -> dict[str, Any]:
     listed = [
-        {**entry, "data": str(each.data), "trained_on": each.is_source}
+        {**entry, "data": str(each.data), "trained_on": each.is_source, "shared": list(each.shared)}
         for each in measured
         for entry in entries(each.figures, {"majority": each.baseline}, split, "mask_fer")
     ]
@@ -222,7 +259,8 @@ def table(found: dict[str, Any]) -> Table:
     whole = [each for each in found["results"] if each["name"] == "all"]
     for war in (each for each in whole if each["metric"] == "war"):
         uar = next(e for e in whole if e["data"] == war["data"] and e["metric"] == "uar")
-        name = f"{war['data']} (trained on)" if war["trained_on"] else war["data"]
+        shared = f" (as trained on: {', '.join(war['shared'])})" if war["shared"] else ""
+        name = war["data"] + (" (trained on)" if war["trained_on"] else shared)
         majority = war["baselines"]["majority"]
         drawn.add_row(name, str(war["n"]), *_cells(war), _text(uar["value"]), _text(majority))
     means = found["cross_dataset"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig
 
-from face_mllm.errors import UserError
+from face_mllm.errors import UserError, brief
 from face_mllm.experts.mask_fer.backbone import (
     PatchHeadMask,
     ResNetMask,
@@ -104,13 +105,10 @@ class MaskFerExpert:
         """
         folder = Path(folder)
         shape, training = read_info(folder)
-        clip = FrozenClip(
-            shape.clip["model"],
-            PixelRule(**shape.clip["rule"]),
-            getattr(torch, shape.clip["dtype"]),
-            device,
-            shape.clip["fingerprint"],
-        )
+        with damage_named(folder / INFO_FILE):
+            reference, fingerprint = shape.clip["model"], shape.clip["fingerprint"]
+            rule, dtype = PixelRule(**shape.clip["rule"]), getattr(torch, shape.clip["dtype"])
+        clip = FrozenClip(reference, rule, dtype, device, fingerprint)
         model = build_model(shape, clip.width, clip.token_width)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -227,17 +225,25 @@ def read_info(folder: Path) -> tuple[Shape, dict[str, Any]]:
         UserError: not a mask-FER artifact, or damaged.
     """
     path = folder / INFO_FILE
-    try:
+    if not path.exists():
+        raise UserError(
+            f"{folder}: no {INFO_FILE} there, so not a mask-FER artifact",
+            "give the folder `face-mllm mask-fer train` wrote",
+        )
+    with damage_named(path):
         info = json.loads(path.read_text())
         training = info.pop("training")
         info.pop("kind")
         shape = Shape(**info)
         shape.classes = tuple(shape.classes)
+        MaskSettings(**shape.mask), MaskEye(**shape.eye)
         return shape, training
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder}: no {INFO_FILE} there, so not a mask-FER artifact",
-            "give the folder `face-mllm mask-fer train` wrote",
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error})", "train it again") from error
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what a damaged description raises into one line."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({brief(error)})", "train it again") from error

@@ -18,6 +18,8 @@ from face_mllm.errors import UserError
 from face_mllm.features import FrozenClip
 from face_mllm.hardware import usable_cpus
 
+UNLABELLED = "unlabelled"
+
 
 @dataclass(frozen=True)
 class ExpressionFaces(Sequence[FaceRecord]):
@@ -75,7 +77,7 @@ def load_expressions(
         remap: class -> class, applied first.
 
     Raises:
-        UserError: no such split, or no face of these classes in it.
+        UserError: no such split, no face of these classes in it, or labels that are no words.
     """
     rows = load_split(root, split).select_columns(
         ["id", "source", "split", "subject", "image", "box", "labels", "caption", "licence"]
@@ -83,13 +85,13 @@ def load_expressions(
     index = {name: k for k, name in enumerate(classes)}
     places, targets, left_out = [], [], Counter[str]()
     for place, text in enumerate(rows["labels"][:]):
-        name = json.loads(text).get("expression")
+        name = _word(json.loads(text), f"{root}: row {place} of {split}")
         name = remap.get(name, name)
         if name in index:
             places.append(place)
             targets.append(index[name])
         else:
-            left_out[name or "unlabelled"] += 1
+            left_out[name] += 1
     if not places:
         found = ", ".join(sorted(left_out)) or "nothing"
         raise UserError(
@@ -97,6 +99,19 @@ def load_expressions(
             "set `classes` to what the dataset labels, or build it with expressions",
         )
     return ExpressionFaces(rows, places, torch.tensor(targets), left_out)
+
+
+def _word(labels: dict[str, Any], where: str) -> str:
+    """The expression of a face, or ``unlabelled``."""
+    word = labels.get("expression") or UNLABELLED
+    if not isinstance(word, str):
+        raise UserError(f"{where}: the expression is {word!r}, no word", "build the data again")
+    return word
+
+
+def source_names(manifest: Mapping[str, Any]) -> list[str]:
+    """The datasets a built dataset was made of, by name."""
+    return sorted({each["source"] for each in manifest.get("sources", ())})
 
 
 def load_training(

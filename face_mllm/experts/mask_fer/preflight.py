@@ -8,27 +8,29 @@ from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert, build_model, shape_of
 from face_mllm.experts.mask_fer.faces import load_training
 from face_mllm.experts.mask_fer.model import MaskFer
-from face_mllm.experts.preflight import Say, here
+from face_mllm.experts.preflight import CONFIG_ONLY, Say, here
 
 
-def preflight(config: MaskFerConfig, passed: Say, skipped: Say) -> None:
+def preflight(config: MaskFerConfig, passed: Say, skipped: Say, meta: bool = False) -> None:
     """Check shapes, data and models.
 
     Args:
         config: valid by its keys and types.
         passed: told of each check that was made.
         skipped: told of each that was not, because its data or model is not on this machine.
+        meta: look at the config only; models and data need not be here.
 
     Raises:
         UserError: at the first thing that would stop the run.
     """
+    if meta:
+        skipped(CONFIG_ONLY)
+        _check_outline(config, passed, skipped)
+        return
     missing = [name for name in (config.clip.model, config.mask.weights) if name and not here(name)]
     if missing:
         skipped(f"{', '.join(missing)}: not on this machine, so not loaded")
-        if config.clip.width:
-            passed(f"shapes: {_shapes(config, _outline(config))}")
-        else:
-            skipped("shapes: clip.width is not given")
+        _check_outline(config, passed, skipped)
     else:
         passed(f"models load: {_shapes(config, MaskFerExpert.fresh(config).model)}")
     if not config.data.exists():
@@ -36,6 +38,14 @@ def preflight(config: MaskFerConfig, passed: Say, skipped: Say) -> None:
         return
     train, val = load_training(config.data, config.classes, config.remap, config.val_share)
     passed(f"data: {len(train):,} training and {len(val):,} validation faces of these classes")
+
+
+def _check_outline(config: MaskFerConfig, passed: Say, skipped: Say) -> None:
+    """What can be said of the shapes without weights."""
+    if config.clip.width:
+        passed(f"shapes: {_shapes(config, _outline(config))}")
+    else:
+        skipped("shapes: clip.width is not given")
 
 
 def _outline(config: MaskFerConfig) -> MaskFer:

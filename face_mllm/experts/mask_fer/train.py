@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from face_mllm.errors import UserError
 from face_mllm.experts.mask_fer.card import model_card
 from face_mllm.experts.mask_fer.config import MaskFerConfig
 from face_mllm.experts.mask_fer.expert import MaskFerExpert
-from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training
+from face_mllm.experts.mask_fer.faces import ExpressionFaces, load_training, source_names
 from face_mllm.experts.mask_fer.inputs import Inputs
 from face_mllm.experts.mask_fer.losses import draw_channels
 from face_mllm.experts.mask_fer.model import losses
@@ -54,6 +55,7 @@ def train_mask_fer(
         UserError: bad data or settings, before training starts where possible.
     """
     check_out(config.out)
+    check_alone()
     if progress is None:
         with terminal_progress("mask-fer") as told:
             return train_mask_fer(config, told, cache)
@@ -69,6 +71,20 @@ def train_mask_fer(
     run.write()
     shutil.rmtree(run.folder, ignore_errors=True)
     return config.out
+
+
+def check_alone() -> None:
+    """Refuse a launch with several processes: each would train the same run into one folder.
+
+    Raises:
+        UserError: there are others.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise UserError(
+            f"mask-FER trains in one process, {processes} were started",
+            "run `face-mllm mask-fer train CONFIG` without torchrun or accelerate",
+        )
 
 
 class Run:
@@ -93,6 +109,8 @@ class Run:
         if len(train) < config.batch_size:
             raise UserError(f"{len(train)} training faces", "lower batch_size or add faces")
         self.config, self.hardware, self.train, self.val = config, hardware, train, val
+        self.manifest = read_manifest(config.data)
+        self.data_fingerprint = manifest_fingerprint(self.manifest)
         self.folder = config.out.with_name(f"{config.out.name}.run")
         self.per_epoch = len(train) // config.batch_size
         self.steps = config.max_steps if config.max_steps > 0 else config.epochs * self.per_epoch
@@ -207,11 +225,17 @@ class Run:
             UserError: a checkpoint of other settings, or none where one was named.
         """
         given = self.config.resume
-        path = self.folder / CHECKPOINT if given == "auto" else Path(given)
+        path = self.folder / CHECKPOINT if given == "auto" else Path(given).expanduser()
         if given == "never" or (given == "auto" and not path.exists()):
             return
         flat, about = load_state(path, "mask-FER")
-        changed = [key for key, value in self._fixed().items() if about["config"][key] != value]
+        before = about.get("config")
+        if not isinstance(before, dict) or before.get("kind") != self.config.kind:
+            raise UserError(
+                f"{path}: not a mask-FER checkpoint",
+                "set resume: never to start anew, or give the right file",
+            )
+        changed = [key for key, value in self._fixed().items() if before.get(key) != value]
         if changed:
             raise UserError(
                 f"{path} was trained with other settings of {', '.join(changed)}",
@@ -224,7 +248,8 @@ class Run:
 
     def _fixed(self) -> dict[str, Any]:
         settings = self.config.model_dump(mode="json", exclude=FREE_TO_CHANGE)
-        return {**settings, "clip_fingerprint": self.expert.clip.fingerprint}
+        clip = self.expert.clip.fingerprint
+        return {**settings, "clip_fingerprint": clip, "data_fingerprint": self.data_fingerprint}
 
     def write(self) -> None:
         """Write the artifact of the chosen epoch whole or not at all."""
@@ -234,7 +259,8 @@ class Run:
         self.expert.training = {
             "config": config.model_dump(mode="json"),
             "data": str(config.data),
-            "data_fingerprint": manifest_fingerprint(read_manifest(config.data)),
+            "data_fingerprint": self.data_fingerprint,
+            "sources": source_names(self.manifest),
             "faces": {"train": len(self.train), "val": len(self.val)},
             "class_counts": self.train.targets.bincount(minlength=len(config.classes)).tolist(),
             "left_out": dict(self.train.left_out),

@@ -1,4 +1,4 @@
-"""Frame lists: folders of another machine, frames without padding, classes without a word."""
+"""Frame lists: folders of another machine, frames without padding, MAFW's rare classes."""
 
 from source_fixtures import Case, picture
 
@@ -19,23 +19,29 @@ def write(root):
 
 OPTIONS = {"prefix": ELSEWHERE, "clips": "frames", "name": "dfew"}
 DROPPED = {
-    "class '8' left out by values": 1,
     "fewer frames than listed": 1,
     "no frames in the clip's folder": 1,
 }
 SAD = ("train", {"expression": "sadness"})
+ANXIOUS = ("train", {"expression": "anxiety"})
 HAPPY = {"dfew_Happy_00004_1": ("test", {"expression": "happiness"})}
 CASES = [
     Case(
-        {"dfew_00001_7": SAD} | HAPPY,
+        {"dfew_00001_7": SAD, "dfew_00002_2": ANXIOUS} | HAPPY,
         options=OPTIONS,
         dropped=DROPPED,
         subjects={"dfew_00001_7": "dfew_00001", "dfew_Happy_00004_1": "dfew_Happy_00004"},
     ),
     Case(
-        {f"dfew_00001_{frame}": SAD for frame in (3, 7, 11)} | HAPPY,
+        {f"dfew_00001_{frame}": SAD for frame in (3, 7, 11)}
+        | {f"dfew_00002_{frame}": ANXIOUS for frame in (1, 2, 3)}
+        | HAPPY,
         options=OPTIONS | {"frames": 3, "lists": "DFEW_set_1_*.txt"},
         dropped=DROPPED,
     ),
-    Case({"dfew_00001_12": SAD} | HAPPY, options=OPTIONS | {"frames": "last"}, dropped=DROPPED),
+    Case(
+        {"dfew_00001_12": SAD, "dfew_00002_3": ANXIOUS} | HAPPY,
+        options=OPTIONS | {"frames": "last"},
+        dropped=DROPPED,
+    ),
 ]
