@@ -19,6 +19,7 @@ Overrides = Annotated[
 Data = Annotated[list[Path], typer.Option("--data", help="Built dataset; give several.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for results.json.")]
 Split = Annotated[str, typer.Option("--split", help="train, val or test.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="At most so many faces; 0 for all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of draws and bootstrap.")]
 
 
@@ -75,7 +76,7 @@ def evaluate_exp_clip(
         bool | None,
         typer.Option("--paper-preprocess/--clip-preprocess", help="Else as the head was trained."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many faces.")] = 0,
+    limit: Limit = 0,
     seed: Seed = 0,
 ) -> None:
     """Zero-shot expressions under five prompt types, beside plain and up-sampled CLIP."""
@@ -140,6 +141,7 @@ def evaluate_mask_fer(
     remap: Annotated[
         list[str] | None, typer.Option("--remap", help="contempt=disgust: class to class, by name.")
     ] = None,
+    limit: Limit = 0,
     seed: Seed = 0,
 ) -> None:
     """Measure on one or more datasets; means with and without the one it was trained on."""
@@ -156,6 +158,7 @@ def evaluate_mask_fer(
             split=split,
             logits_from=room.logits_source(logits_from),
             remap=room.class_map(remap) if remap else None,
+            limit=limit,
             seed=seed,
             progress=progress,
         )

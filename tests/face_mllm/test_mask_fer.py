@@ -230,6 +230,13 @@ def test_measuring_across_datasets(train, place, tmp_path):
     assert len(table) == COUNTS["test"] + 24
     right = (table["truth"] == table["prediction"])[table["data"] == str(data[0])].mean()
     assert right == pytest.approx(toy["value"])
+    some = evaluate(folder, data, tmp_path / "some", limit=10, cache=place / "cache")
+    few = pd.read_parquet(tmp_path / "some" / "predictions.parquet")
+    assert some["limit"] == 10
+    assert few.groupby("data").size().tolist() == [10, 10]
+    both = few.merge(table, on=["data", "id"], suffixes=("", "_all"))
+    assert len(both) == 20
+    assert (both["prediction"] == both["prediction_all"]).all()
     remapped = evaluate(
         folder, data[1:], tmp_path / "r", remap={"contempt": "anger"}, cache=place / "cache"
     )

@@ -15,6 +15,7 @@ from rich.table import Table
 from data_pipeline.records import read_manifest, whole_folder
 from eval import metrics
 from eval.results import Estimate, Key, entries, estimate, number
+from eval.tasks import draw
 from face_mllm.artifact import package_versions
 from face_mllm.errors import UserError
 from face_mllm.experts.mask_fer.config import check_remap, class_name
@@ -72,6 +73,7 @@ def evaluate(
     split: str = "test",
     logits_from: LogitsFrom | None = None,
     remap: Mapping[str, str] | None = None,
+    limit: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
     cache: Path | None = None,
@@ -85,7 +87,8 @@ def evaluate(
         split: of every dataset.
         logits_from: which logits answer; None takes the artifact's.
         remap: class -> class of the datasets, by canonical name; None takes the training's.
-        seed: of the bootstrap.
+        limit: at most so many faces of each dataset, drawn by hash of id; 0 for all.
+        seed: of the bootstrap and of that draw.
         progress: called with (done, total, text).
         cache: folder of the feature cache; the user's if not given.
 
@@ -103,12 +106,13 @@ def evaluate(
             raise UserError(f"{model}: says no {key} of its training", "train it again")
     datasets = load_datasets(data, split, expert, remap)  # all of them, before any picture
     measured = []
-    for number_, (root, faces) in enumerate(zip(data, datasets, strict=True)):
+    for number_, (root, every) in enumerate(zip(data, datasets, strict=True)):
+        faces = every.take(draw(every.column("id"), limit or None, seed))
         inputs = Inputs(faces, expert.clip, expert.eye, cache=cache)
         inputs.compute(False, progress)
         answers = expert.answer_all(inputs, len(faces), logits_from).double().numpy()
         measured.append(_measure(expert, root, faces, answers, split, seed + number_))
-    found = _results(model, split, seed, measured)
+    found = {"limit": limit, **_results(model, split, seed, measured)}
     with whole_folder(out) as partial:
         text = json.dumps(found, indent=1, allow_nan=False)
         (partial / "results.json").write_text(text + "\n", encoding="utf-8")
