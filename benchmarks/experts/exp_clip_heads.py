@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.metrics import recall_score
 from torch.nn import functional
 
 from face_mllm.experts.exp_clip.config import ExpClipConfig, TeacherConfig
@@ -45,7 +46,7 @@ def converged_head(bench: Bench, seed: int) -> ExpClipHead:
 
 
 def mean_recall(guess: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([(guess[truth == k] == k).mean() for k in np.unique(truth)]))
+    return float(recall_score(truth, guess, labels=np.unique(truth), average="macro"))
 
 
 def chosen_head(bench: Bench, seed: int) -> ExpClipHead:

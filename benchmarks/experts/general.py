@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,9 @@ from face_mllm.configio import load_yaml_model
 from face_mllm.face_clip.config import FaceClipConfig
 from face_mllm.face_clip.faces import load_faces
 from face_mllm.face_clip.labels import Labels
-from face_mllm.face_clip.locked import moved_features
+from face_mllm.face_clip.locked import falling, moved_features, take_step, text_optimizer
 from face_mllm.face_clip.losses import contrastive_loss
 from face_mllm.face_clip.model import (
-    MAX_LOGIT_SCALE,
     FaceClipModel,
     image_processor,
     load_face_clip,
@@ -119,9 +117,7 @@ class Learning:
         self.model, self.pooled, self.labels = model, pooled, labels
         self.config, self.hardware = config, hardware
         self.tokenizer = load_tokenizer(resolve(TOWER))
-        parts = (model.text_model, model.text_projection, model.visual_projection)
-        trained = [*(p for part in parts for p in part.parameters()), model.logit_scale]
-        self.optimizer = torch.optim.AdamW(trained, weight_decay=0.0)
+        self.optimizer = text_optimizer(model)
 
     def write(self, out: Path, progress: Progress) -> None:
         """Train and write the Hugging Face folder."""
@@ -148,14 +144,8 @@ class Learning:
             seen = self.model.visual_projection(self.pooled[rows].to(device))
         same = equal_texts(texts).to(device)
         loss = contrastive_loss(seen, said, self.model.logit_scale, same)
-        for group in self.optimizer.param_groups:
-            share = 0.5 + 0.5 * math.cos(math.pi * step / config.max_steps)
-            group["lr"] = RATE * share * min(1, (step + 1) / WARMUP)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        rate = RATE * falling(step, config.max_steps) * min(1, (step + 1) / WARMUP)
+        take_step(self.model, self.optimizer, loss, rate)
         return loss.item()
 
 

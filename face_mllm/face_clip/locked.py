@@ -108,6 +108,31 @@ def tune_text(
     model.cpu().eval()
 
 
+def text_optimizer(model: FaceClipModel) -> torch.optim.AdamW:
+    """For the text tower, both projections and the temperature; the image tower stays."""
+    parts = (model.text_model, model.text_projection, model.visual_projection)
+    trained = [*(p for part in parts for p in part.parameters()), model.logit_scale]
+    return torch.optim.AdamW(trained, weight_decay=0.0)
+
+
+def falling(step: int, steps: int) -> float:
+    """Share of the learning rate, a cosine from 1 to 0."""
+    return 0.5 + 0.5 * math.cos(math.pi * step / steps)
+
+
+def take_step(
+    model: FaceClipModel, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float
+) -> None:
+    """One optimiser step at a rate; the temperature stays within CLIP's limit."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+
 class _Tuning:
     """Optimiser and data of the phase; arguments as :func:`tune_text`."""
 
@@ -125,9 +150,7 @@ class _Tuning:
         self.space = LabelSpace.of(labels, config.holdout_attributes)
         self.targets = self.space.encode(labels)
         self.weight = _balance(self.targets)
-        parts = (model.text_model, model.text_projection, model.visual_projection)
-        trained = [*(p for part in parts for p in part.parameters()), model.logit_scale]
-        self.optimizer = torch.optim.AdamW(trained, weight_decay=0.0)
+        self.optimizer = text_optimizer(model)
 
     def advance(self, step: int) -> float:
         """Make one step; returns its loss."""
@@ -137,14 +160,8 @@ class _Tuning:
         loss = self._loss(rows, rng)
         if not torch.isfinite(loss):
             raise UserError(f"loss became {loss} in locked step {step}", "lower learning_rate")
-        for group in self.optimizer.param_groups:
-            share = 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)
-            group["lr"] = settings.learning_rate * share
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        rate = settings.learning_rate * falling(step, settings.steps)
+        take_step(self.model, self.optimizer, loss, rate)
         return loss.item()
 
     def _loss(self, rows: list[int], rng: random.Random) -> torch.Tensor:

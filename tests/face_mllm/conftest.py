@@ -90,6 +90,20 @@ LLMS = {
 }
 
 
+@pytest.fixture
+def cache_of_a_test(tmp_path, monkeypatch):
+    """Features of tiny models stay out of the user's cache, and of other tests."""
+    monkeypatch.setenv("FACE_MLLM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def cache_of_a_module(tmp_path_factory):
+    """The same where a module's tests share what they computed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACE_MLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())

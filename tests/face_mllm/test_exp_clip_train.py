@@ -34,17 +34,11 @@ from face_mllm.experts.loading import load_expert
 from face_mllm.experts.pixels import EXP_CLIP_PAPER, exp_clip_rule
 from face_mllm.features import FrozenClip
 
+pytestmark = pytest.mark.usefixtures("cache_of_a_module")
+
 
 def quiet(*_):
     """No progress."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Features of tiny models stay out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_MLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

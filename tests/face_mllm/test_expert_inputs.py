@@ -31,17 +31,11 @@ from face_mllm.features import FrozenClip
 from face_mllm.flat_state import save_state
 from face_mllm.hardware import for_precision
 
+pytestmark = pytest.mark.usefixtures("cache_of_a_module")
+
 
 def quiet(*_):
     """No progress."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Features of tiny models stay out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_MLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

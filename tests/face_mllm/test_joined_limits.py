@@ -34,6 +34,8 @@ from face_mllm.experts.joined.verdict import write_verdicts
 from face_mllm.scoring import LikelihoodScorer
 from face_mllm.train import run_folder, train
 
+pytestmark = pytest.mark.usefixtures("cache_of_a_test")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, image_processor):
@@ -44,11 +46,6 @@ def place(tmp_path_factory, image_processor):
     write_text_clip(root / "text_clip")
     write_exp_clip(root / "exp_clip", root / "text_clip")
     return root
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACE_MLLM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ from face_mllm.train import assemble, run_folder, train
 
 ASKED = [("Which expression?", ("anger", "happiness", "neutral"))]
 
+pytestmark = pytest.mark.usefixtures("cache_of_a_test")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, image_processor):
@@ -46,11 +48,6 @@ def place(tmp_path_factory, image_processor):
     write_mask_fer(root / "seen", clip, root / "data")
     write_mask_fer(root / "unseen", clip, root / "gone")
     return root
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACE_MLLM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -28,10 +28,7 @@ from face_mllm.train import run_folder, train
 
 WEIGHTS = "projector.safetensors"
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACE_MLLM_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache_of_a_test")
 
 
 def losses(out):

@@ -73,25 +73,38 @@ class ExpClip:
         return self.clip.forward(pixels)["embedding"].float()
 
 
+def description(
+    head: ExpClipHead, clip: str, fingerprint: str, paper_preprocess: bool
+) -> dict[str, Any]:
+    """What ``expert.json`` says of any head: its CLIP, its pixels, its widths."""
+    return {
+        "expert": "exp_clip",
+        "clip": absolute(clip),
+        "clip_fingerprint": fingerprint,
+        "paper_preprocess": paper_preprocess,
+        "clip_width": head.clip_width,
+        "teacher_width": head.teacher_width,
+        "versions": package_versions(),
+    }
+
+
+def write_head(folder: Path, head: ExpClipHead, info: dict[str, Any]) -> None:
+    """Write weights and ``expert.json``."""
+    save_file({WEIGHT: head.mlp.weight.detach().contiguous()}, folder / HEAD_FILE)
+    (folder / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
+
+
 def save_expert(fitted: Fit, config: ExpClipConfig, clip: FrozenClip, data: dict[str, Any]) -> None:
     """Write the folder ``config.out`` whole or not at all."""
     settings = json.loads(config.model_dump_json())
-    info = {
-        "expert": "exp_clip",
-        "clip": absolute(config.clip),
-        "clip_fingerprint": clip.fingerprint,
-        "paper_preprocess": config.paper_preprocess,
-        "clip_width": fitted.head.clip_width,
-        "teacher_width": fitted.head.teacher_width,
+    info = description(fitted.head, config.clip, clip.fingerprint, config.paper_preprocess) | {
         "data": data,
         "seconds": round(fitted.seconds, 3),
         "faces_seen": fitted.faces_seen,
         "config": settings,
-        "versions": package_versions(),
     }
     with whole_folder(config.out) as folder:
-        save_file({WEIGHT: fitted.head.mlp.weight.detach().contiguous()}, folder / HEAD_FILE)
-        (folder / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
+        write_head(folder, fitted.head, info)
         lines = [json.dumps(entry) for entry in fitted.curve]
         (folder / METRICS_FILE).write_text("\n".join(lines) + "\n")
         (folder / "training.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))

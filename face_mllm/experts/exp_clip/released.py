@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from data_pipeline.records import whole_folder
-from face_mllm.artifact import package_versions
-from face_mllm.experts.exp_clip.artifact import INFO_FILE, load_exp_clip
-from face_mllm.experts.exp_clip.head import HEAD_FILE, WEIGHT
+from face_mllm.experts.exp_clip.artifact import description, load_exp_clip, write_head
 from face_mllm.outputs import check_out
-from face_mllm.train import absolute
 
 
 def adopt(model: Path, clip: str, out: Path, paper_preprocess: bool = True) -> Path:
@@ -29,19 +23,9 @@ def adopt(model: Path, clip: str, out: Path, paper_preprocess: bool = True) -> P
     """
     check_out(out)
     expert = load_exp_clip(model, clip, paper_preprocess)
-    info = {
-        "expert": "exp_clip",
-        "clip": absolute(clip),
-        "clip_fingerprint": expert.clip.fingerprint,
-        "paper_preprocess": paper_preprocess,
-        "clip_width": expert.head.clip_width,
-        "teacher_width": expert.head.teacher_width,
-        "released": model.name,
-        "versions": package_versions(),
-    }
+    info = description(expert.head, clip, expert.clip.fingerprint, paper_preprocess)
     with whole_folder(out) as folder:
-        save_file({WEIGHT: expert.head.mlp.weight.detach().contiguous()}, folder / HEAD_FILE)
-        (folder / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
+        write_head(folder, expert.head, info | {"released": model.name})
         (folder / "README.md").write_text(
             f"# Exp-CLIP head\n\nTaken from the checkpoint `{model.name}`: one bias-free linear "
             f"layer ({expert.head.clip_width} -> {expert.head.teacher_width}) on the frozen CLIP "
